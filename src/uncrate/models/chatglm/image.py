@@ -171,7 +171,11 @@ def _scaled_16(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        hint = "move the channels to the end: array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else None
+        hint = (
+            "move the channels to the end: array.transpose(1, 2, 0)"
+            if array.ndim == 3 and array.shape[0] in (1, 3, 4)
+            else None
+        )
         raise PictureError(
             f"an array of shape {list(array.shape)} is not a picture",
             why="a picture is [height, width], [height, width, 3] or [height, width, 4]",
@@ -187,7 +191,9 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
             raise PictureError("an array of floats must hold values from 0 to 1", next="divide by 255, or give uint8")
         array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise PictureError(f"an array of {array.dtype} is not a picture", next="give uint8, uint16, bool, or floats from 0 to 1")
+        raise PictureError(
+            f"an array of {array.dtype} is not a picture", next="give uint8, uint16, bool, or floats from 0 to 1"
+        )
     if array.ndim == 3:
         array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")

@@ -16,7 +16,14 @@ from uncrate.models.chatglm.vocabulary import is_sentencepiece, named_token, par
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["ChatGLMTokenizer", "SentencePieceTokenizer", "TextStream", "Tokenizer", "load_tokenizer", "tokenizer_from_bytes"]
+__all__ = [
+    "ChatGLMTokenizer",
+    "SentencePieceTokenizer",
+    "TextStream",
+    "Tokenizer",
+    "load_tokenizer",
+    "tokenizer_from_bytes",
+]
 
 MAX_FILE_BYTES = 1 << 26
 

@@ -38,7 +38,11 @@ class SentencePieceTokenizer(Tokenizer):
         self._hidden = frozenset(self._names)
         self.vocab_size = size + len(names)
         self.prefix = (self.special("[gMASK]"), self.special("sop"))
-        stops = [self._processor.eos_id(), self.special_ids.get("<|user|>", -1), self.special_ids.get("<|observation|>", -1)]
+        stops = [
+            self._processor.eos_id(),
+            self.special_ids.get("<|user|>", -1),
+            self.special_ids.get("<|observation|>", -1),
+        ]
         self.eos_ids = tuple(token for token in stops if token >= 0)
         # The original pads with <unk>, id 0.
         self.pad_id = max(self._processor.unk_id(), 0)
@@ -102,7 +106,9 @@ class SentencePieceTokenizer(Tokenizer):
             return SentencePieceProcessor(model_proto=self._model)
         except (RuntimeError, ValueError, OSError) as error:
             raise TokenizerError(
-                "this is neither a tiktoken vocabulary nor a SentencePiece model", where=self._where, why=escape(str(error))
+                "this is neither a tiktoken vocabulary nor a SentencePiece model",
+                where=self._where,
+                why=escape(str(error)),
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:

@@ -52,7 +52,9 @@ class Tokenizer(ABC):
         if found is None:
             known = " ".join(escape(known) for known in self.special_ids)
             raise TokenizerError(
-                f"there is no special token {escape(name)}", where="tokenizer", why=f"the checkpoint has: {known or 'none'}"
+                f"there is no special token {escape(name)}",
+                where="tokenizer",
+                why=f"the checkpoint has: {known or 'none'}",
             )
         return found
 
@@ -130,7 +132,9 @@ class TextStream:
 def _checked(token: int) -> int:
     # numpy's and torch's integers are welcome; True is not an id and 1.0 is a mistake somewhere else.
     if isinstance(token, bool) or not hasattr(token, "__index__"):
-        raise TokenizerError(f"{escape(token)} is not a token id", where="tokenizer", why="an id is a whole number from 0")
+        raise TokenizerError(
+            f"{escape(token)} is not a token id", where="tokenizer", why="an id is a whole number from 0"
+        )
     if token < 0:
         raise TokenizerError(
             f"{token} is not a token id",

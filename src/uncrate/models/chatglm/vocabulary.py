@@ -36,7 +36,9 @@ def parse_ranks(data: bytes, *, where: str) -> dict[bytes, int]:
         raise TokenizerError("the vocabulary is empty", where=where, next="download the file again")
     if lines[0].startswith(b"version https://git-lfs"):
         raise TokenizerError(
-            "this is a Git LFS pointer, not a vocabulary", where=where, next="run `git lfs pull` in the checkpoint's folder"
+            "this is a Git LFS pointer, not a vocabulary",
+            where=where,
+            next="run `git lfs pull` in the checkpoint's folder",
         )
     ranks: dict[bytes, int] = {}
     try:
