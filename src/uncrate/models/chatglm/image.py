@@ -58,7 +58,7 @@ def open_picture(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 
 
 def pixels(picture: Picture, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return `picture` as float32 [3, size, size]: bicubic to a square, from 0 to 1, less CLIP's mean, over its deviation.
+    """Return `picture` as float32 [3, size, size]: bicubic to a square, 0 to 1, less CLIP's mean, over its deviation.
 
     The steps and their order in float32 are the original's (PIL's resize, ToTensor, Normalize), bit for bit.
     """

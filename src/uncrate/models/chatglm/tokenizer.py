@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uncrate.checkpoint.jsonfile import parse_object
 from uncrate.errors import MessageError, TokenizerError, escape
 from uncrate.models.chatglm.tokenizer_sp import SentencePieceTokenizer
 from uncrate.models.chatglm.tokens import STOPS, TextStream, Tokenizer, encodable
@@ -74,7 +75,7 @@ class ChatGLMTokenizer(Tokenizer):
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ChatGLMTokenizer:
-        """Return the tokenizer of a checkpoint folder. Raises TokenizerError for a missing or malformed file."""
+        """Return the tokenizer of a checkpoint folder. Raises TokenizerError or MalformedJSON for a bad file."""
         folder = Path(path)
         model, config = folder / "tokenizer.model", folder / "tokenizer_config.json"
         return cls.from_bytes(_read(model), _read_config(config), where=str(model))
@@ -83,7 +84,7 @@ class ChatGLMTokenizer(Tokenizer):
     def from_bytes(
         cls, tokenizer_model: bytes, tokenizer_config: Mapping[str, Any], *, where: str = "tokenizer.model"
     ) -> ChatGLMTokenizer:
-        """Return the tokenizer from its files' contents. Raises TokenizerError with the line or JSON pointer at fault."""
+        """Return the tokenizer from its files' contents. Raises TokenizerError with the line or pointer at fault."""
         beside = str(Path(where).with_name("tokenizer_config.json"))
         if is_sentencepiece(tokenizer_model):
             raise TokenizerError(
@@ -176,7 +177,10 @@ def tokenizer_from_bytes(
 
 
 def _tool_opening(config: Mapping[str, Any]) -> str:
-    """GLM-4V's sentence has no title after it; text checkpoints say theirs in `chat_template`, with one of two names."""
+    """GLM-4V's sentence has no title after it; text checkpoints say theirs in `chat_template`, with one of two names.
+
+    Only which of the known sentences it is gets read from the template; the template itself is never run.
+    """
     template = config.get("chat_template")
     if not isinstance(template, str) or _TOOL_TITLE.strip() not in template:
         return _TOOL_OPENING.format(name=_TOOL_NAME[False])
@@ -209,14 +213,4 @@ def _read(path: Path) -> bytes:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    import json
-
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError("this is not JSON", where=str(path), why=escape(str(error))) from error
-    if not isinstance(value, dict):
-        raise TokenizerError("this is not a JSON object", where=str(path))
-    return value
+    return parse_object(_read(path), str(path)) if path.exists() else {}

@@ -116,6 +116,6 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _layout(config: Mapping[str, Any]) -> str:
-    """ChatGLM2's vocabulary is ChatGLM3's without the role tokens; early files of both tell them apart by name alone."""
+    """ChatGLM2's vocabulary is ChatGLM3's without role tokens; early files of both tell them apart by name alone."""
     name = config.get("name_or_path")
     return "chatglm2" if isinstance(name, str) and "chatglm2" in name.lower() else "chatglm3"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from operator import index
+from typing import SupportsIndex
 
 from uncrate.errors import MessageError, TokenizerError, escape
 
@@ -58,7 +60,7 @@ class Tokenizer(ABC):
             )
         return found
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`, special tokens by name or left out; bytes that are not UTF-8 become U+FFFD.
 
         Ids that no token has give nothing: embedding tables are padded, so that a model can choose one.
@@ -66,11 +68,11 @@ class Tokenizer(ABC):
         """
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", errors="replace")
 
-    def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> bytes:
+    def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> bytes:
         """Return the bytes of `ids`; see `decode`."""
         return b"".join(self._pieces(ids, True, skip_special_tokens))
 
-    def describe(self, ids: Iterable[int]) -> str:
+    def describe(self, ids: Iterable[SupportsIndex]) -> str:
         """Return `ids` for a person to read: text with special tokens by name and unused ids as `<unused:714>`.
 
         Padding is shown once, with its length. Text that looks like a special token is shown as it is.
@@ -90,10 +92,10 @@ class Tokenizer(ABC):
     def _known(self, token: int) -> bool:
         return bool(self.token_bytes(token, first=False))
 
-    def _pieces(self, ids: Iterable[int], first: bool, skip: bool) -> Iterator[bytes]:
+    def _pieces(self, ids: Iterable[SupportsIndex], first: bool, skip: bool) -> Iterator[bytes]:
         """Yield the bytes of each id. A special token starts a new text, as SentencePiece needs to know."""
-        for token in ids:
-            name = self._names.get(_checked(token))
+        for token in map(_checked, ids):
+            name = self._names.get(token)
             if name is None:
                 yield self.token_bytes(token, first=first)
             elif not (skip and token in self._hidden):
@@ -113,10 +115,10 @@ class TextStream:
         self._first = True
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, ids: Iterable[int]) -> str:
+    def push(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text that `ids` complete; bytes of an unfinished character wait for the next call."""
         data = b""
-        for token in ids:
+        for token in map(_checked, ids):
             data += b"".join(self._tokenizer._pieces((token,), self._first, self._skip))
             self._first = token in self._tokenizer._names
         return self._decoder.decode(data)
@@ -129,19 +131,23 @@ class TextStream:
         return text
 
 
-def _checked(token: int) -> int:
-    # numpy's and torch's integers are welcome; True is not an id and 1.0 is a mistake somewhere else.
-    if isinstance(token, bool) or not hasattr(token, "__index__"):
+def _checked(token: SupportsIndex) -> int:
+    # numpy's and torch's integers are welcome, as plain ones; True is no id and 1.0 is a mistake somewhere else.
+    try:
+        value = index(token)
+    except TypeError:
+        value = None
+    if value is None or isinstance(token, bool):
         raise TokenizerError(
             f"{escape(token)} is not a token id", where="tokenizer", why="an id is a whole number from 0"
         )
-    if token < 0:
+    if value < 0:
         raise TokenizerError(
-            f"{token} is not a token id",
+            f"{value} is not a token id",
             where="tokenizer",
             why="an id is a whole number from 0; labels use -100 for positions without a target",
         )
-    return token
+    return value
 
 
 def encodable(text: str) -> bytes:

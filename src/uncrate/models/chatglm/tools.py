@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uncrate.checkpoint.jsonfile import thaw
 from uncrate.errors import MessageError, escape
 
 BUILT_IN = {
@@ -46,7 +47,7 @@ _CALL = "\n在调用上述函数时，请使用 Json 格式表示调用的参数
 
 
 def tools_as_prompt(opening: str, tools: Sequence[Mapping[str, Any]]) -> str:
-    """Return GLM-4's system prompt for `tools` after its `opening` sentence. Raises MessageError for an unknown tool."""
+    """Return GLM-4's system prompt for `tools` after its `opening`. Raises MessageError for an unknown tool."""
     out = opening
     for number, tool in enumerate(tools):
         where = f".tools[{number}]"
@@ -77,6 +78,6 @@ def tools_as_json(role: str, content: str, tools: Sequence[Mapping[str, Any]]) -
 
 def _as_json(value: Any, where: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, indent=4)
+        return json.dumps(thaw(value), ensure_ascii=False, indent=4)
     except (TypeError, ValueError, RecursionError) as error:
         raise MessageError("the tool cannot be written as JSON", where=where, why=escape(str(error))) from error

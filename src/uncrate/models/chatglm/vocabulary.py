@@ -23,16 +23,16 @@ class Specials:
 
 
 def is_sentencepiece(data: bytes) -> bool:
-    """Whether a tokenizer.model is SentencePiece's protobuf: its first field's tag is 0x0A, with which no base64 begins."""
+    """Whether a tokenizer.model is SentencePiece's protobuf: it begins with the tag 0x0A, and no base64 does."""
     return data.startswith(b"\n") and len(data) > 1
 
 
 def parse_ranks(data: bytes, *, where: str) -> dict[bytes, int]:
-    """Return token to rank from lines of `BASE64 RANK`. Raises TokenizerError with the number of a line that is wrong."""
+    """Return token to rank from lines of `BASE64 RANK`. Raises TokenizerError with the number of a wrong line."""
     lines = data.split(b"\n")
     if not lines[-1].strip():
         lines.pop()
-    if not lines:
+    if not data.strip():
         raise TokenizerError("the vocabulary is empty", where=where, next="download the file again")
     if lines[0].startswith(b"version https://git-lfs"):
         raise TokenizerError(
@@ -49,9 +49,9 @@ def parse_ranks(data: bytes, *, where: str) -> dict[bytes, int]:
             ranks[a2b_base64(token, strict_mode=True)] = int(rank)
     except (ValueError, Base64Error):
         raise _first_fault(lines, where) from None
-    if len(ranks) == len(lines) == len(set(ranks.values())) and max(ranks.values()) < MAX_ID:
-        if max(map(len, ranks)) <= MAX_TOKEN_BYTES and b"" not in ranks:
-            return ranks
+    distinct = len(ranks) == len(lines) == len(set(ranks.values()))
+    if distinct and max(ranks.values()) < MAX_ID and max(map(len, ranks)) <= MAX_TOKEN_BYTES and b"" not in ranks:
+        return ranks
     raise _first_fault(lines, where)
 
 
@@ -82,7 +82,7 @@ def _first_fault(lines: list[bytes], where: str) -> TokenizerError:
 
 
 def parse_specials(config: Mapping[str, Any], ranks: Mapping[bytes, int], *, where: str) -> Specials:
-    """Return the special tokens of `added_tokens_decoder`. Raises TokenizerError with the JSON pointer of what is wrong."""
+    """Return the special tokens of `added_tokens_decoder`. Raises TokenizerError with the pointer of what is wrong."""
     table = config.get("added_tokens_decoder")
     if not isinstance(table, Mapping):
         raise TokenizerError(
