@@ -44,7 +44,10 @@ def escape(value: object, limit: int = VALUE_LIMIT) -> str:
         category = unicodedata.category(char)
         if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
             code = ord(char)
-            out.append({"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"))
+            out.append(
+                {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char)
+                or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+            )
         else:
             out.append(char)
     return "".join(out) + ("…" if len(text) > limit else "")
@@ -137,7 +140,15 @@ class AdapterError(CheckpointError):
 class PlanError(UncrateError):
     """The plan has problems; `faults` holds every one of them as text."""
 
-    def __init__(self, what: str, faults: Iterable[str] = (), *, where: str | None = None, why: str | None = None, next: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        faults: Iterable[str] = (),
+        *,
+        where: str | None = None,
+        why: str | None = None,
+        next: str | None = None,
+    ) -> None:
         super().__init__(what, where=where, why=why, next=next)
         self.faults = tuple(faults)
 
@@ -157,7 +168,9 @@ class PlanError(UncrateError):
         return {**super().to_dict(), "faults": list(self.faults)}
 
 
-def _rebuild_plan(kind: type[PlanError], what: str, faults: tuple[str, ...], where: str | None, why: str | None, next: str | None) -> PlanError:
+def _rebuild_plan(
+    kind: type[PlanError], what: str, faults: tuple[str, ...], where: str | None, why: str | None, next: str | None
+) -> PlanError:
     return kind(what, faults, where=where, why=why, next=next)
 
 

@@ -42,7 +42,7 @@ def hub_cache() -> Path:
 
 
 def config_home() -> Path:
-    """The folder of the user's own uncrate settings: `UNCRATE_HOME`, else `XDG_CONFIG_HOME`/uncrate, else ~/.config/uncrate."""
+    """The user's settings folder: `UNCRATE_HOME`, else `XDG_CONFIG_HOME`/uncrate, else ~/.config/uncrate."""
     direct = os.environ.get("UNCRATE_HOME")
     if direct:
         return Path(direct).expanduser()
@@ -51,7 +51,7 @@ def config_home() -> Path:
 
 
 def store_home() -> Path:
-    """The folder of the content-addressed code store: `UNCRATE_HOME`/store, else `XDG_DATA_HOME`/uncrate/store, else ~/.local/share/uncrate/store."""
+    """The content-addressed code store: `UNCRATE_HOME`/store, else under `XDG_DATA_HOME`, else under ~/.local/share."""
     direct = os.environ.get("UNCRATE_HOME")
     if direct:
         return Path(direct).expanduser() / "store"
@@ -79,3 +79,11 @@ def chinese() -> bool:
 def interactive() -> bool:
     """Whether a person sits at a terminal: stdin and stderr are both one."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def visible_cuda_devices() -> tuple[str, ...] | None:
+    """The entries of `CUDA_VISIBLE_DEVICES`; None when it is not set, empty when it hides all."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return None
+    return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "-1"))

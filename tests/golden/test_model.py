@@ -60,7 +60,9 @@ def test_logits(model, expected, case):
 def test_padded_batch(model, expected):
     given = inputs(expected, "batch")
     before_norm = []
-    hook = model.transformer.encoder.final_layernorm.register_forward_pre_hook(lambda _, args: before_norm.append(args[0]))
+    hook = model.transformer.encoder.final_layernorm.register_forward_pre_hook(
+        lambda _, args: before_norm.append(args[0])
+    )
     out = model(**given)
     hook.remove()
     embedded = model.transformer.embed(**given)

@@ -23,7 +23,9 @@ INV_FREQ = "transformer.rotary_pos_emb.inv_freq"
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The vision tower's sizes; `grid` is patches a side, `image_tokens` the positions a picture takes between begin and end."""
+    """The vision tower's sizes; `grid` is patches a side, `image_tokens` the positions a picture takes between begin
+    and end.
+    """
 
     hidden_size: int
     num_hidden_layers: int
@@ -102,7 +104,7 @@ class ChatGLMConfig:
 
     @property
     def positions_interpolated(self) -> bool:
-        """Whether `rope_ratio` divides positions (ChatGLM2-6B-32K) rather than multiplying the base (all later ones)."""
+        """Whether `rope_ratio` divides positions (ChatGLM2-6B-32K); all later ones multiply the base."""
         return self.generation == "ChatGLM2"
 
 
@@ -154,7 +156,9 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> ChatGL
         classifier_dropout=_optional_dropout(fields, config),
         num_labels=_num_labels(fields, config),
         rmsnorm=fields.boolean("rmsnorm", default=True),
-        apply_residual_connection_post_layernorm=fields.boolean("apply_residual_connection_post_layernorm", default=False),
+        apply_residual_connection_post_layernorm=fields.boolean(
+            "apply_residual_connection_post_layernorm", default=False
+        ),
         post_layer_norm=fields.boolean("post_layer_norm", default=True),
         add_bias_linear=fields.boolean("add_bias_linear", default=False),
         add_qkv_bias=fields.boolean("add_qkv_bias", default=False),
@@ -214,17 +218,33 @@ def _read_vision(fields: Fields | None) -> VisionConfig | None:
 
 def _check_relations(fields: Fields, config: ChatGLMConfig) -> None:
     heads = config.num_attention_heads
-    fields.require(heads % config.kv_groups == 0, "multi_query_group_num", f"should divide the {heads} attention heads, is {config.kv_groups}")
-    fields.require(config.kv_channels % 4 == 0, "kv_channels", f"should be a multiple of 4 for the rotary embedding, is {config.kv_channels}")
+    fields.require(
+        heads % config.kv_groups == 0,
+        "multi_query_group_num",
+        f"should divide the {heads} attention heads, is {config.kv_groups}",
+    )
+    fields.require(
+        config.kv_channels % 4 == 0,
+        "kv_channels",
+        f"should be a multiple of 4 for the rotary embedding, is {config.kv_channels}",
+    )
     for key, token in (("boi_token_id", config.boi_token_id), ("eoi_token_id", config.eoi_token_id)):
-        fields.require(token is None or token < config.padded_vocab_size, key, f"is outside the {config.padded_vocab_size} words")
+        fields.require(
+            token is None or token < config.padded_vocab_size, key, f"is outside the {config.padded_vocab_size} words"
+        )
     vision = config.vision
     if vision is None:
         return
     fields.require(config.boi_token_id is not None, "boi_token_id", "missing: the vision tower needs it")
     fields.require(config.eoi_token_id is not None, "eoi_token_id", "missing: the vision tower needs it")
-    fields.require(vision.hidden_size % vision.num_heads == 0, "vision_config/num_heads", f"should divide hidden_size {vision.hidden_size}")
-    fields.require(vision.grid >= 2, "vision_config/image_size", f"should hold at least 2 patches of {vision.patch_size} a side")
+    fields.require(
+        vision.hidden_size % vision.num_heads == 0,
+        "vision_config/num_heads",
+        f"should divide hidden_size {vision.hidden_size}",
+    )
+    fields.require(
+        vision.grid >= 2, "vision_config/image_size", f"should hold at least 2 patches of {vision.patch_size} a side"
+    )
     # The convolution in the tower takes whole patches only, as the original's does.
     fields.require(
         vision.num_positions == vision.grid**2 + 1,

@@ -19,7 +19,15 @@ class KVCache:
     """
 
     def __init__(
-        self, *, layers: int, batch: int, groups: int, capacity: int, channels: int, dtype: torch.dtype, device: torch.device
+        self,
+        *,
+        layers: int,
+        batch: int,
+        groups: int,
+        capacity: int,
+        channels: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         shape = (layers, batch, groups, capacity, channels)
         self.keys = torch.empty(shape, dtype=dtype, device=device)

@@ -1,6 +1,7 @@
 """The ChatGLM decoder: embedding, rotary grouped-query attention, SwiGLU, one block, the stack.
 
-Axes in names: B batch, T query positions, S key positions, H query heads, G key and value heads, D channels a head, C hidden size.
+Axes in names: B batch, T query positions, S key positions, H query heads, G key and value heads, D channels a head, C
+hidden size.
 Module names are the checkpoint's own, so weights are assigned without renaming.
 Source: the architecture published with THUDM/chatglm2-6b, chatglm3-6b, glm-4-9b and glm-4v-9b.
 """
@@ -44,7 +45,8 @@ def build_norm(config: ChatGLMConfig) -> nn.Module:
 
 
 def rotary_table(config: ChatGLMConfig, position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return cosines and sines [B, T, 1, D/4, 2] for positions [B, T]; computed in float32, rounded to `dtype` as the original's cache is.
+    """Return cosines and sines [B, T, 1, D/4, 2] for positions [B, T]; computed in float32, rounded to `dtype` as the
+    original's cache is.
 
     Half of each head's channels turn, in pairs, so D/4 frequencies. `rope_ratio` multiplies the base, but divides the
     positions in ChatGLM2-6B-32K.
@@ -78,7 +80,9 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | None, 
     """
     heads, groups, length = q_BHTD.shape[1], k_BGSD.shape[1], q_BHTD.shape[2]
     if length == 1 and heads != groups:
-        folded = F.scaled_dot_product_attention(q_BHTD.view(-1, groups, heads // groups, q_BHTD.shape[-1]), k_BGSD, v_BGSD, mask, dropout)
+        folded = F.scaled_dot_product_attention(
+            q_BHTD.view(-1, groups, heads // groups, q_BHTD.shape[-1]), k_BGSD, v_BGSD, mask, dropout
+        )
         return folded.reshape(q_BHTD.shape)
     causal = mask is None and length > 1
     return F.scaled_dot_product_attention(
@@ -108,7 +112,9 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.split((self.heads * self.channels, shared, shared), dim=-1)
         return tuple(part.unflatten(-1, (-1, self.channels)) for part in (q, k, v))  # type: ignore[return-value]
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefix: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefix: Tensor | None
+    ) -> Tensor:
         q, k, v = self.split(self.query_key_value(x))
         q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
@@ -144,7 +150,9 @@ class GLMBlock(nn.Module):
         self.post_attention_layernorm = build_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefix: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefix: Tensor | None
+    ) -> Tensor:
         # Residuals may run in float32 (fp32_residual_connection) over half-precision weights.
         dtype = table.dtype
         normed = self.input_layernorm(x).to(dtype)
@@ -165,7 +173,9 @@ class GLMTransformer(nn.Module):
             self.final_layernorm = build_norm(config)
         self.gradient_checkpointing = False
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefixes: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefixes: Tensor | None
+    ) -> Tensor:
         for index, layer in enumerate(self.layers):
             prefix = None if prefixes is None else prefixes[index]
             if self.gradient_checkpointing and self.training:
@@ -188,7 +198,9 @@ class PrefixEncoder(nn.Module):
         width = config.num_layers * config.kv_channels * config.kv_groups * 2
         self.embedding = nn.Embedding(config.pre_seq_len, width)
         if config.prefix_projection:
-            self.trans = nn.Sequential(nn.Linear(width, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, width))
+            self.trans = nn.Sequential(
+                nn.Linear(width, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, width)
+            )
 
     def forward(self, batch: int) -> Tensor:
         width = self.embedding.weight

@@ -30,7 +30,9 @@ class Cache(KeyValueStore, Protocol):
 
 @dataclass(frozen=True)
 class Embedded:
-    """Positions ready for the stack: embeddings [B, E, C], position ids [B, E], mask [B, E] (1 real), labels [B, E] or None."""
+    """Positions ready for the stack: embeddings [B, E, C], position ids [B, E], mask [B, E] (1 real), labels [B, E]
+    or None.
+    """
 
     x: Tensor
     position_ids: Tensor
@@ -40,14 +42,18 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gives: logits [B, E or kept, V] (None when not asked for), mean loss, hidden states [B, E, C] after the final norm."""
+    """What a forward pass gives: logits [B, E or kept, V] (None when not asked for), mean loss, hidden states [B, E,
+    C] after the final norm.
+    """
 
     logits: Tensor | None
     loss: Tensor | None
     hidden: Tensor
 
 
-def attention_pattern(key_mask_BS: Tensor | None, queries: int, keys: int, prefix: int, device: torch.device) -> Tensor | None:
+def attention_pattern(
+    key_mask_BS: Tensor | None, queries: int, keys: int, prefix: int, device: torch.device
+) -> Tensor | None:
     """Return which keys each query may see, bool [B or 1, 1, T, P + S]; None where plain causal or "all" says the same.
 
     Queries are the last `queries` of the `keys` positions. `prefix` trained positions before them are always seen.
@@ -177,7 +183,8 @@ class ChatGLMForConditionalGeneration(nn.Module):
     ) -> Output:
         """Return logits for `input_ids` [B, T] int64.
 
-        images: [N, 3, S, S], one for each row that holds the begin-of-image token, in row order. attention_mask: [B, T],
+        images: [N, 3, S, S], one for each row that holds the begin-of-image token, in row order. attention_mask: [B,
+        T],
         1 on real tokens, left padding. position_ids: [B, T]; counted from the mask when left out. labels: [B, T], -100
         ignored; adds `loss`. cache: earlier positions, extended by these. logits_to_keep: the last so many positions
         only, 0 for all E = T + n - 1 of them. Raises PictureError where pictures and rows do not match.

@@ -1,6 +1,7 @@
 """GLM-4V's vision tower: patches, transformer, 2x2 downsampling convolution, gated projector, begin and end vectors.
 
-Axes in names: N pictures, P patches and the class position, E vision hidden size, H heads, D channels a head, C hidden size of the language model.
+Axes in names: N pictures, P patches and the class position, E vision hidden size, H heads, D channels a head, C
+hidden size of the language model.
 Source: the architecture published with THUDM/glm-4v-9b (EVA2-CLIP with norms after attention and after the MLP).
 """
 
@@ -34,7 +35,9 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, vision: VisionConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(vision.in_channels, vision.hidden_size, kernel_size=vision.patch_size, stride=vision.patch_size)
+        self.proj = nn.Conv2d(
+            vision.in_channels, vision.hidden_size, kernel_size=vision.patch_size, stride=vision.patch_size
+        )
         self.cls_embedding = nn.Parameter(torch.empty(1, vision.hidden_size))
         self.position_embedding = nn.Embedding(vision.num_positions, vision.hidden_size)
 
@@ -123,7 +126,9 @@ class GLU(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Pictures [N, 3, S, S] to [N, n + 2, C]: begin vector, n image vectors, end vector, all divided by `scaling_factor`."""
+    """Pictures [N, 3, S, S] to [N, n + 2, C]: begin vector, n image vectors, end vector, all divided by
+    `scaling_factor`.
+    """
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()

@@ -1,0 +1,43 @@
+"""Open a checkpoint: four lines, four values. Start reading here."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from uncrate.checkpoint.manifest import Manifest, read_manifest
+from uncrate.checkpoint.source import parse_source
+from uncrate.plan import Options, Plan, make_plan
+
+if TYPE_CHECKING:
+    from uncrate.opened import Opened
+
+Where = str | os.PathLike[str]
+
+
+def open(where: Where, options: Options | None = None) -> Opened:
+    """Return the checkpoint that `where` names, opened: "./folder", "owner/name[@revision]" or "nano".
+
+    Raises UncrateError: SourceError, CheckpointError and their kin while looking, PlanError with every problem of the
+    plan
+    before any weight is read.
+    """
+    options = options or Options()
+    source = parse_source(where)  # text -> Source: no I/O
+    manifest = read_manifest(source, subfolder=options.subfolder)  # Source -> Manifest: names, headers, JSON
+    plan = make_plan(manifest, options)  # Manifest -> Plan: everything is decided
+
+    from uncrate.opened import carry_out  # the one step that imports torch
+
+    return carry_out(plan)  # Plan -> Opened
+
+
+def inspect(where: Where, *, subfolder: str | None = None) -> Manifest:
+    """Return what is there: the first two lines of the road. No tensor is read and no code runs."""
+    return read_manifest(parse_source(where), subfolder=subfolder)
+
+
+def plan(where: Where, options: Options | None = None) -> Plan:
+    """Return what would be done: the first three lines of the road. torch is not imported."""
+    options = options or Options()
+    return make_plan(inspect(where, subfolder=options.subfolder), options)

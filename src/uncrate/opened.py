@@ -1,0 +1,302 @@
+"""An opened checkpoint: the model, its tokenizer, and what can be done with both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uncrate.checkpoint.files import open_files
+from uncrate.errors import MessageError, TokenizerError, UsageError
+from uncrate.generate.loop import Decoded, Limits, decode
+from uncrate.generate.options import Sampling, from_generation_config
+from uncrate.models.chatglm.prompt import batch, encode_chat
+from uncrate.models.chatglm.tokenizer import tokenizer_from_bytes
+from uncrate.models.chatglm.tokens import TextStream, Tokenizer
+from uncrate.plan import Plan
+from uncrate.runtime.carry_out import Report, check, fill
+
+Messages = Sequence[Mapping[str, Any]]
+TOKENIZER_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer. `tokens` end with the stop token where one was drawn; `text` is without it.
+
+    finish_reason: "stop", "length" or "cancelled". seconds: prefill and decode of its whole batch.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Here it is: `model` (a torch module in evaluation mode), `tokenizer` (None where the checkpoint has none), the
+    typed
+    `config`, the `plan` that was carried out, and the `report` of what it took.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer | None
+    config: Any
+    plan: Plan
+    report: Report
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must be."""
+        return torch.device(self.plan.device.name)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the checkpoint's generation_config.json wants tokens chosen; greedy where it does not say."""
+        return from_generation_config(self.plan.manifest.json_files.get("generation_config.json"))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: those of both configs and of the chat layout."""
+        named = self.plan.manifest.json_files.get("generation_config.json", {}).get("eos_token_id", ())
+        listed = (named,) if isinstance(named, int) else tuple(named or ())
+        layout = self.tokenizer.eos_ids if self.tokenizer else ()
+        return frozenset((*listed, *self.config.eos_token_ids, *layout))
+
+    def prepare(self, conversations: Sequence[Messages]) -> dict[str, Tensor]:
+        """Return model inputs for conversations: input_ids, attention_mask, position_ids [B, T], images [N, 3, S, S].
+
+        Raises MessageError for a message the prompt cannot hold, PictureError for a picture that cannot be read.
+        """
+        tokenizer = self._need_tokenizer()
+        vision = self.config.vision
+        encoded = [
+            encode_chat(tokenizer, messages, pictures=vision is not None) for messages in _conversations(conversations)
+        ]
+        return batch(encoded, tokenizer, vision.image_size if vision else None, device=self.device)
+
+    def generate(
+        self,
+        conversations: Sequence[Messages],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> list[Generation]:
+        """Return one answer for each conversation, all in one batch; options left out are the checkpoint's own.
+
+        temperature 0 is greedy. `cancelled` is asked before every step. Raises what `prepare` raises, and DoesNotFit.
+        """
+        inputs = self.prepare(conversations)
+        sampling = merge_sampling(
+            self.sampling,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        *_, decoded = self._decode(inputs, sampling, cancelled)
+        prompts = inputs["attention_mask"].sum(1).tolist()
+        return [self._answer(decoded, row, prompt) for row, prompt in enumerate(prompts)]
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Stream:
+        """Return the answer to one conversation as an iterator of text pieces; its `result` is there at the end."""
+        sampling = merge_sampling(
+            self.sampling,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        return Stream(self, self.prepare([messages]), sampling, cancelled)
+
+    def _decode(
+        self, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Callable[[], bool]
+    ) -> Iterator[Decoded]:
+        config = self.config
+        limits = Limits(
+            layers=config.num_layers,
+            groups=config.kv_groups,
+            channels=config.kv_channels,
+            words=config.padded_vocab_size,
+            longest=config.seq_length,
+            picture_positions=config.vision.image_tokens - 1 if config.vision else 0,
+        )
+        if self.plan.task != "causal":
+            raise UsageError("a classifier gives classes, not text", next="call opened.model(**opened.prepare(...))")
+        return decode(self.model, inputs, sampling, limits, self.stop_ids, cancelled)
+
+    def _answer(self, decoded: Decoded, row: int, prompt_tokens: int) -> Generation:
+        tokens = tuple(decoded.rows[row].tokens)
+        stream = AnswerText(self._need_tokenizer(), self.stop_ids)
+        text = stream.push(tokens) + stream.flush()
+        seconds = {"prefill": decoded.prefill_seconds, "decode": decoded.decode_seconds}
+        reason = decoded.rows[row].finish_reason or "cancelled"
+        return Generation(tokens, text, reason, int(prompt_tokens), len(tokens), seconds)
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError(
+                "the checkpoint has no tokenizer.model",
+                where=str(self.plan.manifest.source),
+                next="copy tokenizer.model and tokenizer_config.json beside the weights",
+            )
+        return self.tokenizer
+
+
+class AnswerText:
+    """Text of an answer from its tokens as they come: no stop token, no line end that the layout puts first."""
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
+        self._text = TextStream(tokenizer, skip_special_tokens=True)
+        self._stop_ids = stop_ids
+        self._at_start = tokenizer.layout != "chatglm2"
+
+    def push(self, tokens: Sequence[int]) -> str:
+        return self._without_first_line_end(self._text.push([token for token in tokens if token not in self._stop_ids]))
+
+    def flush(self) -> str:
+        return self._without_first_line_end(self._text.flush())
+
+    def _without_first_line_end(self, piece: str) -> str:
+        if self._at_start and piece:
+            self._at_start = False
+            return piece.removeprefix("\n")
+        return piece
+
+
+class Stream(Iterator[str]):
+    """Pieces of one answer, each whole characters; `close` cancels it. `result` is the Generation so far."""
+
+    def __init__(
+        self, opened: Opened, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Callable[[], bool]
+    ) -> None:
+        self._opened = opened
+        self._closed = False
+        self._prompt_tokens = inputs["input_ids"].shape[1]
+        self._decoded = Decoded([])
+        self._pieces = self._run(opened._decode(inputs, sampling, lambda: self._closed or cancelled()))
+
+    def _run(self, steps: Iterator[Decoded]) -> Iterator[str]:
+        text = AnswerText(self._opened._need_tokenizer(), self._opened.stop_ids)
+        done = 0
+        for self._decoded in steps:
+            tokens = self._decoded.rows[0].tokens
+            piece = text.push(tokens[done:])
+            done = len(tokens)
+            if piece:
+                yield piece
+        rest = text.flush()
+        if rest:
+            yield rest
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop after the step under way; what was answered so far stays in `result`."""
+        self._closed = True
+
+    @property
+    def result(self) -> Generation:
+        """The answer so far; its finish_reason is "cancelled" until the stream has ended."""
+        if not self._decoded.rows:
+            return Generation((), "", "cancelled", self._prompt_tokens, 0, {"prefill": 0.0, "decode": 0.0})
+        return self._opened._answer(self._decoded, 0, self._prompt_tokens)
+
+
+def merge_sampling(
+    base: Sampling,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+) -> Sampling:
+    """Return `base` with every option that is not None replaced."""
+    given: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _conversations(conversations: Sequence[Messages]) -> Sequence[Messages]:
+    if isinstance(conversations, Mapping | str) or any(isinstance(item, Mapping | str) for item in conversations):
+        raise MessageError(
+            "a list of conversations is wanted, each a list of messages",
+            next="put the messages in one more list: [messages]",
+        )
+    return conversations
+
+
+def carry_out(plan: Plan) -> Opened:
+    """Do what the plan says: fetch, build, fill, open the tokenizer.
+
+    Raises PlanError with every problem before anything is read.
+    """
+    check(plan)
+    report = Report()
+    model = fill(plan, report)
+    with report.step("tokenizer"):
+        tokenizer = _open_tokenizer(plan)
+    return Opened(model, tokenizer, plan.config, plan, report)
+
+
+def _open_tokenizer(plan: Plan) -> Tokenizer | None:
+    manifest, config = plan.manifest, plan.config
+    if not any(file.path == "tokenizer.model" for file in manifest.files):
+        return None
+    files = open_files(manifest.source, commit=manifest.commit, subfolder=plan.options.subfolder)
+    tokenizer = tokenizer_from_bytes(
+        files.read("tokenizer.model", TOKENIZER_LIMIT),
+        manifest.json_files.get("tokenizer_config.json", {}),
+        layout=(plan.generation or "").lower() if plan.generation in ("ChatGLM2", "ChatGLM3") else None,
+    )
+    if tokenizer.vocab_size > config.padded_vocab_size:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.vocab_size} words, the model {config.padded_vocab_size}",
+            where="tokenizer.model",
+            why="the files belong to different checkpoints",
+        )
+    if config.vision is not None and tokenizer.takes_pictures:
+        begin, end = tokenizer.special("<|begin_of_image|>"), tokenizer.special("<|end_of_image|>")
+        if (begin, end) != (config.boi_token_id, config.eoi_token_id):
+            raise TokenizerError(
+                f"the tokenizer's image tokens are {begin} and {end}, "
+                f"the config's {config.boi_token_id} and {config.eoi_token_id}",
+                where="tokenizer_config.json",
+                why="the files belong to different checkpoints",
+            )
+    return tokenizer
