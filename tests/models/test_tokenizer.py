@@ -300,7 +300,7 @@ def _seconds(action) -> float:
     return time.perf_counter() - begin
 
 
-# -- SentencePiece: ChatGLM3 and ChatGLM2 -------------------------------------------------------------------------------
+# -- SentencePiece: ChatGLM3 and ChatGLM2 ------------------------------------------------------------------------------
 
 CORPUS = [
     "你好，世界。这是一个句子。",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from io import BytesIO
@@ -21,8 +22,9 @@ Picture: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[Any]"
 
 # Decoders that a picture may reach. Others exist in Pillow that nobody sends to a chat, or that start programs (EPS
 # runs Ghostscript).
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 1 << 26
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Room for a 50-megapixel camera. Pillow takes 4 bytes a pixel, and twice that where a picture is turned or converted.
+MAX_PIXELS = 55_000_000
 MAX_FILE_BYTES = 1 << 28
 
 # CLIP's, with which the vision tower was trained.
@@ -31,6 +33,35 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 _BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError)
 _BROKEN_FORMAT = (struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class _Quiet:
+    """Keeps Pillow's warnings (odd metadata, sizes that are refused anyway) from the user, who is told by an error.
+
+    `warnings.catch_warnings` alone is not safe in threads: one that ends late would put back what another had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def open_picture(picture: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -90,21 +121,18 @@ def _read(path: Path) -> bytes:
 def _from_bytes(data: bytes, where: str, max_pixels: int) -> Image.Image:
     if not data:
         raise PictureError("the picture is empty", where=where, next="download or save it again")
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of sizes that are refused below; the user is told once, by an error.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                return _finish(image, where, max_pixels)
-        except UnidentifiedImageError as error:
-            raise PictureError(
-                "this is not a picture that can be read",
-                where=where,
-                why=f"{_guess(data)}; the formats are PNG, JPEG, WebP, GIF, BMP, TIFF and PPM",
-                next="convert it to PNG or JPEG",
-            ) from error
-        except (*_BROKEN, *_BROKEN_FORMAT) as error:
-            raise _broken(error, where) from error
+    try:
+        with _QUIET, Image.open(BytesIO(data), formats=FORMATS) as image:
+            return _finish(image, where, max_pixels, owned=True)
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            "this is not a picture that can be read",
+            where=where,
+            why=f"{_guess(data)}; the formats are PNG, JPEG, WebP, GIF, BMP, TIFF and PPM",
+            next="convert it to PNG or JPEG",
+        ) from error
+    except (*_BROKEN, *_BROKEN_FORMAT) as error:
+        raise _broken(error, where) from error
 
 
 def _guess(data: bytes) -> str:
@@ -118,18 +146,25 @@ def _guess(data: bytes) -> str:
     return f"it is {known[head[:4]]}" if head[:4] in known else "its first bytes are of no picture format"
 
 
-def _finish(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
-    """Check the size before anything is decoded, then decode, turn upright and bring to RGB."""
+def _finish(image: Image.Image, where: str, max_pixels: int, *, owned: bool = False) -> Image.Image:
+    """Check the size before anything is decoded, then decode, turn upright and bring to RGB.
+
+    An `owned` picture is changed in place: a copy of a large one costs as much memory again.
+    """
     width, height = image.size
     _check_size(width, height, where, max_pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    try:
+        with _QUIET:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _eight_bit(upright).convert("RGB")
-        except (*_BROKEN, *_BROKEN_FORMAT) as error:
-            raise _broken(error, where) from error
+            if owned:
+                ImageOps.exif_transpose(image, in_place=True)
+                upright = image
+            else:
+                upright = ImageOps.exif_transpose(image)
+            upright = _eight_bit(upright)
+            return upright if upright.mode == "RGB" else upright.convert("RGB")
+    except (*_BROKEN, *_BROKEN_FORMAT) as error:
+        raise _broken(error, where) from error
 
 
 def _check_size(width: int, height: int, where: str, max_pixels: int) -> None:
@@ -159,9 +194,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         grey_f = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = 1.0 if grey_f.max(initial=0.0) <= 1.0 else 255.0
         return Image.fromarray(np.rint(np.clip(grey_f / top, 0, 1) * 255).astype(np.uint8))
-    if image.mode == "P":
-        # By way of RGBA: a palette's colours are kept whatever its transparency says, as in the original.
-        return image.convert("RGBA")
     return image
 
 
