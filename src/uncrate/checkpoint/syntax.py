@@ -1,0 +1,273 @@
+"""Python source from a checkpoint, turned into text and a syntax tree without running it or trusting it.
+
+CPython's own parser is not built for hostile text: a chain of a hundred thousand operators ends the process when
+somebody raised the recursion limit, and one long f-string takes a minute. So a plain scan over the text bounds
+tokens and nesting first, and only then is `ast.parse` called.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from uncrate.errors import CodeError, escape
+
+MAX_BYTES = 1 << 20
+MAX_TOKENS = 150_000
+MAX_CHAIN = 800
+MAX_ELIF = 800
+MAX_FSTRING = 16_384
+
+_COOKIE = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_UTF8 = {"utf-8", "utf8", "utf-8-sig", "utf_8", "u8", "utf"}
+
+_TOKEN = re.compile(
+    r"""
+    (?P<comment>\#[^\n]*+)
+  | (?P<string>[A-Za-z]{0,2}(?:
+        \"{3}(?>[^\\"]++|\\.|"(?!""))*+\"{3}
+      | '{3}(?>[^\\']++|\\.|'(?!''))*+'{3}
+      | "(?>[^\\"\n]++|\\.)*+"
+      | '(?>[^\\'\n]++|\\.)*+'))
+  | (?P<broken>["'])
+  | (?P<word>\w++)
+  | (?P<join>\\\n)
+  | (?P<newline>\n)
+  | (?P<open>[(\[{])
+  | (?P<close>[)\]}])
+  | (?P<comma>[,;])
+  | (?P<operator>[^\s\w])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_CHAIN_WORDS = frozenset({"not", "and", "or", "if", "else", "for", "in", "is", "lambda", "await", "yield", "async"})
+
+
+class Unparsable(Exception):
+    """The text is not Python of this interpreter's version; `line` is where, None when unknown."""
+
+    def __init__(self, reason: str, line: int | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.line = line
+
+
+def decode_source(data: bytes, path: str) -> str:
+    """Return the text of a Python file, newlines normalised: the one text that is reviewed, parsed and compiled.
+
+    Raises CodeError: larger than 1 MB, not UTF-8, a coding cookie that names another encoding, a NUL character.
+    One leading byte order mark is dropped, as Python does.
+    """
+    where = escape(path)
+    if len(data) > MAX_BYTES:
+        raise CodeError(
+            f"the Python file has {len(data):,} bytes; at most {MAX_BYTES:,} are read",
+            where=where,
+            why="code of that size cannot be reviewed, and parsing it can exhaust memory",
+            next="ask the publisher for source files of ordinary size",
+        )
+    try:
+        text = data.decode("utf-8", "strict")
+    except UnicodeDecodeError as error:
+        raise CodeError(
+            f"the Python file is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}",
+            where=where,
+            why="what a reviewer sees and what would run must be the same text",
+            next="save the file as UTF-8",
+        ) from None
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CodeError("the Python file holds a NUL character", where=f"{where}:{line}", next="remove it")
+    for number, line_text in enumerate(text.split("\n", 2)[:2], 1):
+        found = _COOKIE.match(line_text)
+        if found and found[1].lower().replace("_", "-") not in _UTF8 | {"utf-8-unix"}:
+            raise CodeError(
+                f"the Python file declares the encoding {escape(found[1])!r}",
+                where=f"{where}:{number}",
+                why="only UTF-8 is read, so that the reviewed text is the text that runs",
+                next="save the file as UTF-8 and remove the declaration",
+            )
+    return text
+
+
+def parse_source(text: str, path: str) -> tuple[ast.Module, int]:
+    """Return the syntax tree of decoded source, and how many tokens it has (so that a caller can bound their sum).
+
+    Raises CodeError when the text is built to exhaust a parser or hides identifiers behind Unicode normalisation, and
+    Unparsable when it is not valid Python here (old print statements, syntax of a newer version): such a file is
+    listed, and cannot run.
+    """
+    tokens = _check_bounds(text, escape(path))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text), tokens
+    except SyntaxError as error:
+        raise Unparsable(escape(error.msg or "invalid syntax"), error.lineno) from None
+    except (RecursionError, MemoryError, ValueError, OverflowError) as error:
+        raise CodeError(
+            f"the Python file cannot be parsed: {type(error).__name__}",
+            where=escape(path),
+            why="it is nested more deeply than Python's parser allows",
+            next="do not use this checkpoint's code",
+        ) from None
+
+
+def _check_bounds(text: str, where: str) -> int:
+    tokens = elifs = chain = 0
+    outer: list[tuple[int, int]] = []  # per open bracket: the chain so far, the chain at which its segment begins
+    base = 0
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup
+        tokens += 1
+        if kind == "word":
+            word = match[0]
+            if word in _CHAIN_WORDS:
+                chain += 1
+            elif word == "elif":
+                elifs += 1
+            elif not word.isascii():
+                _check_identifier(word, text, match.start(), where)
+        elif kind == "operator":
+            chain += 1
+        elif kind == "open":
+            outer.append((chain, base))
+            base = chain = chain + 1
+        elif kind == "close":
+            if outer:
+                chain, base = outer.pop()
+                chain += 1
+        elif kind == "comma" or (kind == "newline" and not outer):
+            chain = base
+        elif kind == "string":
+            if _is_fstring(match[0]):
+                # Every brace of an f-string is an expression with a parser of its own.
+                tokens += 3 * (1 + match[0].count("{"))
+                if match.end() - match.start() > MAX_FSTRING:
+                    raise _too_deep("one f-string is too long", text, match.start(), where)
+        elif kind == "broken":
+            raise Unparsable("unterminated string", text.count("\n", 0, match.start()) + 1)
+        if chain > MAX_CHAIN:
+            raise _too_deep("one expression is too deep", text, match.start(), where)
+        if tokens > MAX_TOKENS or elifs > MAX_ELIF:
+            raise _too_deep("there are too many tokens or elif branches", text, match.start(), where)
+    return tokens
+
+
+def _is_fstring(token: str) -> bool:
+    return "f" in token[:2].lower().partition('"')[0].partition("'")[0]
+
+
+def _too_deep(what: str, text: str, position: int, where: str) -> CodeError:
+    line = text.count("\n", 0, position) + 1
+    return CodeError(
+        f"the Python file is refused: {what}",
+        where=f"{where}:{line}",
+        why="no person writes this by hand, and it can exhaust or crash Python's parser",
+        next="do not use this checkpoint's code",
+    )
+
+
+def _check_identifier(word: str, text: str, position: int, where: str) -> None:
+    if unicodedata.normalize("NFKC", word) != word:
+        line = text.count("\n", 0, position) + 1
+        raise CodeError(
+            f"the name {escape(word)!r} is another name to Python than to the eye",
+            where=f"{where}:{line}",
+            why=f"Python reads it as {escape(unicodedata.normalize('NFKC', word))!r} (NFKC)",
+            next="write the name in plain characters",
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a node stands: `when` it runs ("import" or "call"), and whether it is `optional` (try, is_x_available)."""
+
+    when: str = "import"
+    optional: bool = False
+
+
+def walk(tree: ast.Module) -> Iterator[tuple[ast.AST, Context]]:
+    """Yield every node with its context, in source order, without recursion.
+
+    Module level, class bodies, decorators, default arguments and evaluated annotations run on import; bodies of
+    functions and lambdas, and of `if __name__ == "__main__"`, only when called.
+    """
+    futures = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    late = any(alias.name == "annotations" for node in futures for alias in node.names)
+    stack: list[tuple[ast.AST, Context]] = [(tree, Context())]
+    while stack:
+        node, context = stack.pop()
+        yield node, context
+        stack.extend(reversed(list(_children(node, context, late))))
+
+
+def _children(node: ast.AST, context: Context, late: bool) -> Iterator[tuple[ast.AST, Context]]:
+    called = replace(context, when="call")
+    optional = replace(context, optional=True)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        for part in node.decorator_list:
+            yield part, context
+        yield from _arguments(node.args, context, called if late else context)
+        if node.returns:
+            yield node.returns, called if late else context
+        yield from ((part, called) for part in node.body)
+    elif isinstance(node, ast.Lambda):
+        yield from _arguments(node.args, context, called)
+        yield node.body, called
+    elif isinstance(node, ast.AnnAssign):
+        yield node.target, context
+        yield node.annotation, called if late else context
+        if node.value:
+            yield node.value, context
+    elif isinstance(node, ast.Try | ast.TryStar):
+        caught = any(_catches_import(handler) for handler in node.handlers)
+        yield from ((part, optional if caught else context) for part in node.body)
+        # A fallback in `except ImportError:` is what runs when the package is absent: it may fail too.
+        yield from ((handler, optional) for handler in node.handlers)
+        yield from ((part, optional if caught else context) for part in (*node.orelse, *node.finalbody))
+    elif isinstance(node, ast.If):
+        yield node.test, context
+        guard = _guard(node.test)
+        body = called if guard == "main" else optional if guard else context
+        yield from ((part, body) for part in node.body)
+        yield from ((part, optional if guard == "available" else context) for part in node.orelse)
+    else:
+        yield from ((part, context) for part in ast.iter_child_nodes(node))
+
+
+def _arguments(args: ast.arguments, context: Context, annotations: Context) -> Iterator[tuple[ast.AST, Context]]:
+    for default in (*args.defaults, *args.kw_defaults):
+        if default is not None:
+            yield default, context
+    for arg in (*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg):
+        if arg is not None and arg.annotation is not None:
+            yield arg.annotation, annotations
+
+
+def _catches_import(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {
+        kind.id if isinstance(kind, ast.Name) else kind.attr if isinstance(kind, ast.Attribute) else ""
+        for kind in kinds
+    }
+    return bool(names & {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+
+
+def _guard(test: ast.expr) -> str | None:
+    """Say what an `if` asks: "main", "available" (a package, a version, type checking) or None for anything else."""
+    for node in ast.walk(test):
+        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+        if name == "__name__":
+            return "main"
+        low = name.lower()
+        if name in ("TYPE_CHECKING", "find_spec", "version_info") or low.startswith("has_") or "_avail" in low:
+            return "available"
+    return None
