@@ -235,6 +235,10 @@ def test_data_urls_are_bytes():
         ([user(tools=[{"type": "code_interpreter"}])], "'python' may be what is meant"),
         ([user(tools=[{"type": "function"}])], "a function tool has a 'function' with a 'name'"),
         ([user(tools=[{"type": "function", "function": {"name": "f", "x": {1, 2}}}])], "cannot be written as JSON"),
+        (
+            [user(tools=[{"type": "function", "function": {"name": "f", "x": float("nan")}}])],
+            "cannot be written as JSON",
+        ),
         ([user("a\ud800")], r"messages\[0\]: the text has half of a surrogate pair"),
         ([user(["hi"])], r"messages\[0\].content\[0\]: a part of type 'str' is unknown"),
         ([user([{"type": "video", "video": "x"}])], "a part of type 'video' is unknown"),
@@ -344,5 +348,7 @@ def test_chatglm2_speaks_in_rounds(protobuf):
     for bad in ([{"role": "system", "content": "x"}], [user(), user()], [user(tools=[{"name": "f"}])]):
         with pytest.raises(MessageError, match="in turn, and nothing else"):
             encode_chat(tokenizer, bad)
+    with pytest.raises(MessageError, match=r"messages\[0\]: the text has half of a surrogate pair"):
+        encode_chat(tokenizer, [user("\ud800")])
     with pytest.raises(MessageError, match="ends with an answer"):
         encode_chat(tokenizer, talk[:2])

@@ -364,6 +364,10 @@ def test_a_sentencepiece_stream_equals_the_whole(chatglm3, ids, step):
     assert "".join([*pieces, stream.flush()]) == chatglm3.decode(ids)
 
 
+def test_sentencepiece_describes_what_has_no_text(chatglm3):
+    assert chatglm3.describe([361, 363, 2, 1000]) == "[gMASK]sop</s><unused:1000>"
+
+
 def test_sentencepiece_pickles(chatglm3):
     chatglm3.decode([5])
     assert pickle.loads(pickle.dumps(chatglm3)).encode_text("你好") == chatglm3.encode_text("你好")

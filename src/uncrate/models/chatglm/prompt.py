@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uncrate.errors import MessageError, UsageError
 from uncrate.models.chatglm.image import Picture, pixels
 from uncrate.models.chatglm.messages import Message, read_messages
-from uncrate.models.chatglm.tokens import Tokenizer
+from uncrate.models.chatglm.tokens import Tokenizer, encodable
 from uncrate.models.chatglm.tools import tools_as_json, tools_as_prompt
 
 if TYPE_CHECKING:
@@ -126,6 +126,10 @@ def _encode_rounds(tokenizer: Tokenizer, messages: tuple[Message, ...], generati
                 where=f"messages[{index}]",
                 why="ChatGLM2's prompt is questions of user and answers of assistant in turn, and nothing else",
             )
+        try:
+            encodable(message.content)
+        except MessageError as error:
+            raise _placed(error, index) from error
         if wanted == "user":
             rounds.append(f"[Round {index // 2 + 1}]\n\n问：{message.content}")
         else:
@@ -158,7 +162,7 @@ def batch(
 
     Position ids count real tokens from 0 and are 0 in the padding. `images` [N, 3, S, S] in `dtype` (float32) is there
     when a row has a picture, and holds one for each such row, in the order of rows: the model finds the rows by
-    <|begin_of_image|>. Raises PictureError for a picture that cannot be opened, with the row's number.
+    <|begin_of_image|>. Raises PictureError for a picture that cannot be opened.
     """
     import torch
 

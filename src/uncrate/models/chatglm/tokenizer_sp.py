@@ -70,6 +70,10 @@ class SentencePieceTokenizer(Tokenizer):
         # SentencePiece puts a blank before every text and takes it away again.
         return data[1:] if first and self._adds_blank and data.startswith(b" ") else data
 
+    def _label(self, token: int) -> str:
+        known = token < self._processor.vocab_size() and self._processor.is_control(token)
+        return str(self._processor.id_to_piece(token)) if known else super()._label(token)
+
     @cached_property
     def _adds_blank(self) -> bool:
         pieces = self._processor.encode("a", out_type=str)

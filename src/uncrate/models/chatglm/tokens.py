@@ -75,7 +75,7 @@ class Tokenizer(ABC):
     def describe(self, ids: Iterable[SupportsIndex]) -> str:
         """Return `ids` for a person to read: text with special tokens by name and unused ids as `<unused:714>`.
 
-        Padding is shown once, with its length. Text that looks like a special token is shown as it is.
+        Text that looks like a special token is shown as it is.
         """
         out: list[str] = []
         run: list[int] = []
@@ -86,11 +86,15 @@ class Tokenizer(ABC):
             out.append(self.decode(run))
             run = []
             if token >= 0:
-                out.append(f"<unused:{token}>")
+                out.append(self._label(token))
         return "".join(out)
 
     def _known(self, token: int) -> bool:
         return bool(self.token_bytes(token, first=False))
+
+    def _label(self, token: int) -> str:
+        """How `describe` shows an id that has no text."""
+        return f"<unused:{token}>"
 
     def _pieces(self, ids: Iterable[SupportsIndex], first: bool, skip: bool) -> Iterator[bytes]:
         """Yield the bytes of each id. A special token starts a new text, as SentencePiece needs to know."""

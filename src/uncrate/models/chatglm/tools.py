@@ -78,6 +78,6 @@ def tools_as_json(role: str, content: str, tools: Sequence[Mapping[str, Any]]) -
 
 def _as_json(value: Any, where: str) -> str:
     try:
-        return json.dumps(thaw(value), ensure_ascii=False, indent=4)
+        return json.dumps(thaw(value), ensure_ascii=False, indent=4, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise MessageError("the tool cannot be written as JSON", where=where, why=escape(str(error))) from error
