@@ -79,7 +79,10 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Redirect:
-    """Something the checkpoint points to outside itself: `kind` is "base", "code" or "kernel"; `moving` when no commit pins it."""
+    """Something outside the checkpoint that it points to; `moving` when no commit pins it.
+
+    `kind` is "base", "code" or "kernel".
+    """
 
     kind: str
     target: str

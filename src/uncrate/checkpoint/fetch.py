@@ -22,7 +22,7 @@ from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 from uncrate import settings
 from uncrate.checkpoint import huberrors
 from uncrate.checkpoint.facts import FileEntry
-from uncrate.checkpoint.files import MAX_FILES, Progress, check_path, path_fault
+from uncrate.checkpoint.files import MAX_FILES, LocalFiles, Progress, check_path, path_fault
 from uncrate.checkpoint.hubcache import Listing, RepoCache
 from uncrate.checkpoint.source import COMMIT, HubSource, Source
 from uncrate.errors import CheckpointError, DoesNotFit, HubError, SourceError, UncrateError, UsageError, escape
@@ -57,21 +57,28 @@ class HubFiles:
         self._cache = RepoCache(settings.hub_cache(), source.repo)
         self._notes: list[str] = []
         self._remembered = pinned.pinned
-        listing = self._cached_listing() if self._offline else self._resolve()
-        self.commit: str | None = listing.commit
-        self.partial = not listing.whole
         self._entries: dict[str, FileEntry] = {}
         self._refused: dict[str, str] = {}
-        self._take(listing)
+        self._partial: bool | None = None
+        # At a known commit nothing has to be asked before something is read that the cache lacks.
+        self.commit: str | None = pinned.revision if pinned.pinned else self._list()
+
+    @property
+    def partial(self) -> bool:
+        self._list()
+        return bool(self._partial)
 
     @property
     def notes(self) -> tuple[str, ...]:
+        self._list()
         return tuple(self._notes)
 
     def entries(self) -> tuple[FileEntry, ...]:
+        self._list()
         return tuple(self._entries[path] for path in sorted(self._entries))
 
     def refused(self) -> Mapping[str, str]:
+        self._list()
         return MappingProxyType(self._refused)
 
     def missing(self, *paths: str) -> UncrateError:
@@ -85,37 +92,36 @@ class HubFiles:
         return CheckpointError(f"{names} {be} not in the repository at commit {self.commit}", where=where)
 
     def read(self, path: str, limit: int) -> bytes:
+        if self._path(path).exists():
+            return self._cached(path).read(self._prefix + path, limit)
         size = self._size(path)
         if size > limit:
             raise CheckpointError(
                 f"{escape(path)} has {size:,} bytes and at most {limit:,} are read", where=escape(str(self.source))
             )
         self._download(path, silent=True)
-        return self._cached(path, limit)
+        return self._cached(path).read(self._prefix + path, limit)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
+        if self._path(path).exists():
+            return self._cached(path).read_range(self._prefix + path, start, end)
         size = self._size(path)
         if not 0 <= start <= end <= size:
             raise CheckpointError(
                 f"{escape(path)} has {size:,} bytes, and byte {end:,} was asked for", where=escape(str(self.source))
             )
-        if self._path(path).exists():
-            snapshot = self._cache.snapshot(str(self.commit))
-            assert snapshot is not None  # the path in it exists
-            return snapshot.read_range(self._prefix + path, start, end)
         if self._offline:
             raise self.missing(path)
         return self._patiently(lambda: self._range(path, start, end, size), path)
 
     def local(self, path: str) -> Path:
-        self._size(path)
         return self._download(path)
 
     def local_many(self, paths: Sequence[str], progress: Progress | None = None) -> tuple[Path, ...]:
-        sizes = [self._size(path) for path in paths]
-        wanted = [(path, size) for path, size in zip(paths, sizes, strict=True) if not self._path(path).exists()]
-        if wanted and self._offline:
-            raise self.missing(*(path for path, _ in wanted))
+        absent = [path for path in dict.fromkeys(paths) if not self._path(path).exists()]
+        if absent and self._offline:
+            raise self.missing(*absent)
+        wanted = [(path, self._size(path)) for path in absent]
         self._check_disk(sum(size for _, size in wanted))
         for number, (path, size) in enumerate(wanted, 1):
             if progress is not None:
@@ -124,6 +130,7 @@ class HubFiles:
         return tuple(self._download(path) for path in paths)
 
     def prefetch(self, paths: Sequence[str]) -> None:
+        self._list()
         wanted = [path for path in paths if path in self._entries and not self._path(path).exists()]
         if self._offline or len(wanted) < 2:
             return
@@ -132,6 +139,15 @@ class HubFiles:
             list(pool.map(lambda path: self._download(path, silent=True), wanted))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _list(self) -> str:
+        """Learn commit and files, once: from the hub, or offline from the cache."""
+        if self._partial is None:
+            listing = self._cached_listing() if self._offline else self._resolve()
+            self._take(listing)
+            self._partial = not listing.whole
+            self.commit = listing.commit
+        return str(self.commit)
 
     def _resolve(self) -> Listing:
         try:
@@ -203,6 +219,7 @@ class HubFiles:
             )
 
     def _size(self, path: str) -> int:
+        self._list()
         entry = self._entries.get(check_path(path))
         if entry is None:
             raise self.missing(path)
@@ -217,18 +234,20 @@ class HubFiles:
         return entry.size
 
     def _path(self, path: str) -> Path:
+        check_path(path)
         return self._cache.folder / "snapshots" / str(self.commit) / self._prefix / path
 
-    def _cached(self, path: str, limit: int) -> bytes:
+    def _cached(self, path: str) -> LocalFiles:
         snapshot = self._cache.snapshot(str(self.commit))
         if snapshot is None:
             raise self.missing(path)
-        return snapshot.read(self._prefix + path, limit)
+        return snapshot
 
     def _download(self, path: str, *, silent: bool = False) -> Path:
         place = self._path(path)
         if place.exists():
             return place
+        self._size(path)
         if self._offline:
             raise self.missing(path)
         try:
@@ -291,7 +310,7 @@ class HubFiles:
                 f"{escape(path)}: the hub does not send the part of the file that was asked for",
                 where=escape(str(self.source)),
                 why=said,
-                next=f"download it first: hf download {self._pinned.repo} {escape(self._prefix + path)} --revision {self.commit}",
+                next=f"run: hf download {self._pinned.repo} {escape(self._prefix + path)} --revision {self.commit}",
             )
         return start
 

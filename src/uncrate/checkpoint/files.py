@@ -44,7 +44,7 @@ class Files(Protocol):
         """Every readable file, sorted by path."""
 
     def refused(self) -> Mapping[str, str]:
-        """Path to reason, for what lies there and is not a file of the checkpoint: links out of it, devices, bad names."""
+        """Path to reason, for what lies there and is no file of the checkpoint: links out of it, devices, bad names."""
 
     @property
     def partial(self) -> bool:
@@ -95,7 +95,7 @@ def path_fault(path: str) -> str | None:
         return "it holds control characters"
     if "\\" in path:
         return "it holds a backslash"
-    if path.startswith("/") or path.startswith("~") or re.match(r"[A-Za-z]:", path):
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
         return "it is absolute"
     if any(part in ("", ".", "..") for part in path.split("/")):
         return "it leads out of the checkpoint" if ".." in path.split("/") else "it has an empty part"
@@ -115,7 +115,7 @@ def check_path(path: str, *, what: str = "file name") -> str:
 
 
 class LocalFiles:
-    """The files of a folder. Links are followed only inside it, or into the blobs of the hub cache that it belongs to."""
+    """The files of a folder. Links are followed inside it, or into the blobs of the hub cache that it belongs to."""
 
     commit: str | None = None
     partial = False
@@ -133,12 +133,14 @@ class LocalFiles:
             )
         self._entries: dict[str, FileEntry] = {}
         self._refused: dict[str, str] = {}
-        self._scan("", 0)
+        self._scanned = False
 
     def entries(self) -> tuple[FileEntry, ...]:
+        self._scan_once()
         return tuple(self._entries[path] for path in sorted(self._entries))
 
     def refused(self) -> Mapping[str, str]:
+        self._scan_once()
         return MappingProxyType(self._refused)
 
     def missing(self, *paths: str) -> UncrateError:
@@ -172,6 +174,11 @@ class LocalFiles:
 
     def _name(self, path: str) -> str:
         return f"{escape(self._where).rstrip('/')}/{escape(path)}"
+
+    def _scan_once(self) -> None:
+        if not self._scanned:
+            self._scan("", 0)
+            self._scanned = True
 
     def _scan(self, inside: str, depth: int) -> None:
         try:

@@ -186,8 +186,9 @@ def _entry(name: str, value: Any, file: str, start: int) -> TensorEntry | str:
         return f"the shape {escape(thaw(shape))} overflows"
     if bits % 8:
         return f"{prod(shape):,} elements of {dtype} do not fill whole bytes"
-    if offsets[1] - offsets[0] != bits // 8:
-        return f"{dtype} {escape(thaw(shape))} needs {bits // 8:,} bytes, and data_offsets span {offsets[1] - offsets[0]:,}"
+    span = offsets[1] - offsets[0]
+    if span != bits // 8:
+        return f"{dtype} {escape(thaw(shape))} needs {bits // 8:,} bytes, and data_offsets span {span:,}"
     return TensorEntry(name, dtype, shape, file, start + offsets[0], start + offsets[1])
 
 

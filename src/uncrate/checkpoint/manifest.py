@@ -55,8 +55,8 @@ class Manifest:
     """What is there.
 
     `config` is config.json as it stands, deeply read-only, or None when the folder has none. `json_files` holds every
-    other JSON file that steers loading (generation_config.json, tokenizer_config.json, adapter_config.json, ...), parsed
-    strictly. `commit` is the full commit hash of a hub source, None for a folder. `files` are relative to `subfolder`
+    other JSON file that steers loading (generation_config.json, tokenizer_config.json, adapter_config.json, ...), as
+    strictly parsed. `commit` is the full commit hash of a hub source, None for a folder. `files` are relative to `subfolder`
     where one was asked for. `notes` say what was passed over and which of several files was chosen.
     """
 
@@ -172,7 +172,8 @@ def weights_text(weights: Weights) -> str:
     dtypes = ", ".join(
         f"{name} x {count}" if len(weights.dtypes) > 1 else name for name, count in weights.dtypes.items()
     )
-    return f"{len(weights.tensors):,} tensors, {weights.parameters:,} parameters, {size_text(weights.bytes)}, {dtypes or 'no dtype'}"
+    counts = f"{len(weights.tensors):,} tensors, {weights.parameters:,} parameters"
+    return f"{counts}, {size_text(weights.bytes)}, {dtypes or 'no dtype'}"
 
 
 def size_text(size: int) -> str:

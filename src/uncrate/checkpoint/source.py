@@ -153,7 +153,7 @@ def _from_hub_id(text: str) -> HubSource:
     if len(parts) == 1:
         raise UsageError(
             f"{shown} is neither a folder nor a hub id",
-            why="a folder needs ./ in front and a hub id needs its owner, so that one can never be mistaken for the other",
+            why="a folder needs ./ in front and a hub id its owner, so that one is never mistaken for the other",
             next=f"write ./{shown} for a folder, or OWNER/{shown} for the hub",
         )
     if "\\" in text:
@@ -162,7 +162,7 @@ def _from_hub_id(text: str) -> HubSource:
         raise UsageError(f"{shown} is not a hub id", why="a hub id has one slash", next=f"for a folder write ./{shown}")
     for part in parts:
         if not _WORD.fullmatch(part) or "--" in part or ".." in part:
-            why = "owner and name are at most 96 of a-z A-Z 0-9 - _ . each, without -- or .., and neither start nor end with - or ."
+            why = "owner and name are 1 to 96 of a-z A-Z 0-9 - _ . with no -- or .. and no - or . at either end"
             raise UsageError(f"{shown} is not a hub id", why=why, next=f"for a folder write ./{shown}")
     if repo.endswith(".git"):
         raise UsageError(

@@ -66,9 +66,8 @@ def _pickles(entries: list[FileEntry]) -> Weights:
 def _note_unused(here: Mapping[str, FileEntry], notes: list[str]) -> None:
     unused = sorted(name for name in here if name == INDEX or _is_model_shard(name))
     if unused:
-        notes.append(
-            f"{SINGLE} is used; {escape(unused[0])}{f' and {len(unused) - 1} more' if len(unused) > 1 else ''} beside it not"
-        )
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        notes.append(f"{SINGLE} is used; {escape(unused[0])}{more} beside it not")
 
 
 def _whole(files: Files, entries: list[FileEntry]) -> Weights:
@@ -146,9 +145,8 @@ def _read_index(content: Mapping[str, Any], faults: list[str]) -> _Index:
         elif not isinstance(shard, str):
             faults.append(f"{at} must be a file name, and is {escape(thaw(shard))}")
         elif path_fault(shard) or "/" in shard:
-            faults.append(
-                f"{at} must be a file of the folder, and is {escape(shard)}: {path_fault(shard) or 'it lies in another folder'}"
-            )
+            why = path_fault(shard) or "it lies in another folder"
+            faults.append(f"{at} must be a file of the folder, and is {escape(shard)}: {why}")
         elif not shard.endswith(".safetensors"):
             faults.append(f"{at} must be a .safetensors file, and is {escape(shard)}")
         else:
@@ -202,7 +200,8 @@ def _read_headers(files: Files, entries: list[FileEntry], faults: list[str]) -> 
         if isinstance(result, Header):
             headers[entry.path] = result
         else:
-            faults.append(str(result))
+            # One line a fault, indented under its file; what to do follows once, for all of them.
+            faults.append(f"{result.where}: {result.what}".replace("\n  - ", "\n      - "))
     return headers
 
 
@@ -224,7 +223,7 @@ def _join(
                     f"tensor {escape(tensor.name)} is in {escape(twin.file)} and again in {escape(tensor.file)}"
                 )
     if faults:
-        raise files_fault(
-            files, fault_list(faults, what="faults in the weights"), next="copy or download the checkpoint again"
-        )
+        pointers = any("Git LFS pointer" in fault for fault in faults)
+        fix = "git lfs install && git lfs pull" if pointers else "copy or download the checkpoint again"
+        raise files_fault(files, fault_list(faults, what="faults in the weights"), next=fix)
     return Weights("safetensors", tuple(entries), MappingProxyType(tensors), MappingProxyType(metadata))
