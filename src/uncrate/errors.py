@@ -18,6 +18,7 @@
     ├── MessageError                      a chat message that the prompt cannot hold
     ├── DataError                         training or evaluation data
     ├── RecipeError                       a training configuration
+    ├── TrustError                        uncrate.lock or the store of approved code is malformed, altered or unwritable
     └── MissingPackage                    an optional dependency is not installed
 
 An error says what is wrong, where, why, and what to type next.
@@ -196,6 +197,10 @@ class DataError(UncrateError):
 
 class RecipeError(UncrateError):
     """A training configuration has an unknown or impossible value."""
+
+
+class TrustError(UncrateError):
+    """uncrate.lock or the store of approved code is malformed, was altered, or cannot be read or written."""
 
 
 class MissingPackage(UncrateError):

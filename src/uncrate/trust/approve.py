@@ -1,0 +1,162 @@
+"""Giving, checking and taking back permission. No prompt: whoever calls has shown the review already."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uncrate import settings
+from uncrate.checkpoint.source import LocalSource, Source
+from uncrate.errors import CodeError, NotApproved, UsageError, escape
+from uncrate.trust.lock import Approval, Lock, load_lock, read_lock
+from uncrate.trust.lockfile import Approved, LockedEntry, LockedFile, LockedRedirect, Revocation, format_lock
+from uncrate.trust.lockwrite import write_atomically, writing
+from uncrate.trust.store import Store
+
+if TYPE_CHECKING:
+    from uncrate.checkpoint.code import Code
+
+_PREFIX = re.compile(r"[0-9a-f]{8,64}")
+
+
+def lock_for(source: Source | None = None, *, lock_path: Path | None = None) -> Lock:
+    """Return the lock that holds for a checkpoint; a lock inside a local checkpoint's own folder never does."""
+    return load_lock(checkpoint=source.folder if isinstance(source, LocalSource) else None, path=lock_path)
+
+
+def verify(code: Code, *, source: Source | None = None, lock_path: Path | None = None) -> Approval:
+    """Return whether `code` may run. Offline, and nothing is written."""
+    return lock_for(source, lock_path=lock_path).status(code)
+
+
+def approve(
+    code: Code,
+    *,
+    sha: str,
+    source: Source | None = None,
+    commit: str | None = None,
+    who: str | None = None,
+    note: str = "",
+    lock_path: Path | None = None,
+    store: Store | None = None,
+) -> Approval:
+    """Approve the closure of `code` and return its new status. `sha` is how its hash starts, eight digits at least.
+
+    The digits prove that the reviewer saw this state and no other. Writes the lock, and the bytes into the store (what
+    could not be stored is a note: they were read, and run, from memory). Raises UsageError for a `sha` that is none,
+    NotApproved when it is another state's or the closure is revoked, CodeError when there is nothing that could run.
+    """
+    wanted = checked_prefix(sha)
+    if not code.files or not any(entry.problem is None for entry in code.entry_points):
+        raise CodeError(
+            "there is no code that could run",
+            why="; ".join(code.problems[:3]) or "no JSON file of the checkpoint names any",
+            next="nothing has to be approved",
+        )
+    if not code.closure.startswith(wanted):
+        raise NotApproved(
+            f"the code's hash is {code.closure[:8]}, not {wanted[:16]}",
+            why="the code changed since it was reviewed, or the digits belong to another checkpoint",
+            next="read what is there now with: uncrate inspect",
+        )
+    lock = lock_for(source, lock_path=lock_path)
+    status = lock.status(code)
+    if status.revoked:
+        raise NotApproved(
+            "the code was revoked and cannot be approved",
+            where=status.lock,
+            why=status.why,
+            next="if that was a mistake, delete its [[revocation]] from the lock by hand",
+        )
+    if status.approved:
+        return status
+    unstored = (store or Store()).put_all(code.sources[file.path] for file in code.files)
+    entry = _entry(code, str(source or ""), commit, who, note)
+    with writing(lock.path):
+        now = read_lock(lock.path) if lock.path.exists() else Lock(lock.path)
+        if all(approval.closure != entry.closure for approval in now.approvals):
+            write_atomically(lock.path, format_lock((*now.approvals, entry), now.revocations))
+    status = lock_for(source, lock_path=lock_path).status(code)
+    return (
+        replace(status, notes=(*status.notes, f"the approved bytes are not kept: {unstored}")) if unstored else status
+    )
+
+
+def revoke(
+    sha: str, *, who: str | None = None, note: str = "", lock_path: Path | None = None, code: Code | None = None
+) -> tuple[str, ...]:
+    """Revoke every approved closure and every approved file whose hash starts with `sha`; return their full hashes.
+
+    A full hash of 64 digits is revoked whether anything approved it or not; a prefix may also be one of `code`.
+    Raises UsageError when the prefix fits nothing, or fits several hashes.
+    """
+    wanted = checked_prefix(sha)
+    lock = load_lock(path=lock_path)
+    known = {approval.closure for approval in lock.approvals}
+    known |= {file.sha256 for approval in lock.approvals for file in approval.files}
+    if code is not None:
+        known |= {code.closure, *(file.sha256 for file in code.files)} - {""}
+    found = sorted(full for full in known if full.startswith(wanted)) or ([wanted] if len(wanted) == 64 else [])
+    if len(found) != 1:
+        raise UsageError(
+            f"{wanted[:16]} fits {len(found)} hashes" if found else f"{wanted[:16]} fits nothing that is approved",
+            where=escape(lock.path, 400),
+            next="give more digits; all 64 revoke a hash that nothing approved" if not found else "give more digits",
+        )
+    with writing(lock.path):
+        now = read_lock(lock.path) if lock.path.exists() else Lock(lock.path)
+        standing = {revocation.sha256 for revocation in now.revocations}
+        new = [Revocation(full, who or settings.user_name(), utc_now(), note) for full in found if full not in standing]
+        if new:
+            write_atomically(lock.path, format_lock(now.approvals, (*now.revocations, *new)))
+    return tuple(found)
+
+
+def list_approvals(*, lock_path: Path | None = None) -> Lock:
+    """Return the lock that holds in the working directory, with its approvals and all revocations."""
+    return load_lock(path=lock_path)
+
+
+def checked_prefix(sha: str) -> str:
+    """Return `sha` in lower case; UsageError unless it is 8 to 64 hexadecimal digits."""
+    wanted = sha.strip().lower()
+    if not _PREFIX.fullmatch(wanted):
+        raise UsageError(
+            f"{escape(sha)!r} is not the start of a hash",
+            why="at least eight hexadecimal digits show that the reviewer saw this state",
+            next="copy them from: uncrate inspect",
+        )
+    return wanted
+
+
+def utc_now() -> str:
+    """Return the time as the lock writes it: 2026-01-31T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _entry(code: Code, source: str, commit: str | None, who: str | None, note: str) -> Approved:
+    if commit and "@" not in source:
+        source = f"{source}@{commit}"
+    return Approved(
+        closure=code.closure,
+        source=source,
+        who=who or settings.user_name(),
+        when=utc_now(),
+        note=note,
+        files=tuple(
+            LockedFile(file.path, file.sha256, file.origin.repo, file.origin.commit)
+            if file.origin
+            else LockedFile(file.path, file.sha256)
+            for file in code.files
+        ),
+        entry_points=tuple(
+            LockedEntry(e.json_file, e.pointer, e.auto_class, e.path, e.class_name) for e in code.entry_points
+        ),
+        redirects=tuple(
+            LockedRedirect(redirect.kind, redirect.target, redirect.named_by, redirect.commit or "")
+            for redirect in code.redirects
+        ),
+    )
