@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from uncrate.checkpoint.manifest import Manifest, read_manifest
 from uncrate.checkpoint.source import parse_source
-from uncrate.plan import Options, Plan, make_plan
+from uncrate.plan import Options, Plan, check, make_plan
 
 if TYPE_CHECKING:
     from uncrate.opened import Opened
@@ -27,9 +27,22 @@ def open(where: Where, options: Options | None = None) -> Opened:
     manifest = read_manifest(source, subfolder=options.subfolder)  # Source -> Manifest: names, headers, JSON
     plan = make_plan(manifest, options)  # Manifest -> Plan: everything is decided
 
-    from uncrate.opened import carry_out  # the one step that imports torch
+    return carry_out(plan)  # Plan -> Opened: the one step that imports torch
 
-    return carry_out(plan)  # Plan -> Opened
+
+def carry_out(plan: Plan) -> Opened:
+    """Do what a plan says and return the opened checkpoint.
+
+    The disk reads ahead while torch is being imported. Raises PlanError with every problem before anything is read,
+    HubError where a file cannot be fetched, MalformedWeights where one changed since the plan.
+    """
+    check(plan)
+    from uncrate.runtime.mapping import map_weights
+
+    mapped = map_weights(plan)
+    from uncrate import opened
+
+    return opened.carry_out(plan, mapped)
 
 
 def inspect(where: Where, *, subfolder: str | None = None) -> Manifest:

@@ -17,7 +17,8 @@ from uncrate.models.chatglm.prompt import batch, encode_chat
 from uncrate.models.chatglm.tokenizer import tokenizer_from_bytes
 from uncrate.models.chatglm.tokens import TextStream, Tokenizer
 from uncrate.plan import Plan
-from uncrate.runtime.carry_out import Report, check, fill
+from uncrate.runtime.carry_out import Report, fill
+from uncrate.runtime.mapping import Mapped
 
 Messages = Sequence[Mapping[str, Any]]
 TOKENIZER_LIMIT = 64 << 20
@@ -261,14 +262,10 @@ def _conversations(conversations: Sequence[Messages]) -> Sequence[Messages]:
     return conversations
 
 
-def carry_out(plan: Plan) -> Opened:
-    """Do what the plan says: fetch, build, fill, open the tokenizer.
-
-    Raises PlanError with every problem before anything is read.
-    """
-    check(plan)
+def carry_out(plan: Plan, mapped: Mapped) -> Opened:
+    """Do what a sound plan says: build, fill from the mapped weight files, open the tokenizer."""
     report = Report()
-    model = fill(plan, report)
+    model = fill(plan, mapped, report)
     with report.step("tokenizer"):
         tokenizer = _open_tokenizer(plan)
     return Opened(model, tokenizer, plan.config, plan, report)

@@ -11,7 +11,7 @@ from typing import Any
 
 from uncrate import devices
 from uncrate.checkpoint.manifest import Manifest, TensorEntry
-from uncrate.errors import CheckpointError, UsageError, escape
+from uncrate.errors import CheckpointError, PlanError, UsageError, escape
 from uncrate.families import foreign
 from uncrate.families.family import Family
 from uncrate.families.table import find_family
@@ -149,6 +149,17 @@ class Plan:
         rows += [("note", note) for note in self.notes]
         rows += [("problem", problem) for problem in self.problems]
         return rows
+
+
+def check(plan: Plan) -> None:
+    """Raise PlanError with every problem of the plan; return when there is none."""
+    if plan.problems:
+        raise PlanError(
+            "nothing was loaded, the plan has problems:",
+            plan.problems,
+            where=str(plan.manifest.source),
+            next=f"see the whole plan: uncrate plan {plan.manifest.source}",
+        )
 
 
 def make_plan(manifest: Manifest, options: Options | None = None) -> Plan:

@@ -58,7 +58,7 @@ def test_a_header_of_odd_length(tmp_path):
 
 
 def test_a_file_that_changes_between_plan_and_load(tmp_path):
-    from uncrate.opened import carry_out
+    from uncrate.open import carry_out
 
     where = write_checkpoint(tmp_path / "c", TEXT, random_tensors(TEXT))
     plan = uncrate.plan(str(where))
@@ -90,7 +90,7 @@ def test_nothing_is_read_when_the_plan_has_problems(tmp_path, monkeypatch):
     assert len(caught.value.faults) == 7
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads private pages from /proc/self/smaps_rollup")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads anonymous memory from /proc/self/smaps_rollup")
 def test_opening_in_the_stored_dtype_makes_no_private_copy(tmp_path):
     """200 MB of bf16 weights: private memory grows by a small part of that, also after a forward pass."""
     config = TEXT | {"padded_vocab_size": 65536, "hidden_size": 512, "ffn_hidden_size": 4096, "num_layers": 6}
@@ -103,9 +103,9 @@ import re, sys, torch
 torch.set_num_threads(1)
 def private():
     text = open("/proc/self/smaps_rollup").read()
-    return sum(int(kb) for kb in re.findall(r"Private_Dirty: +([0-9]+) kB", text)) * 1024
+    return sum(int(kb) for kb in re.findall(r"Anonymous: +([0-9]+) kB", text)) * 1024
 import uncrate
-from uncrate.opened import carry_out
+from uncrate.open import carry_out
 plan = uncrate.plan({str(where)!r})
 torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
 before = private()

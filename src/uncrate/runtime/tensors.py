@@ -1,21 +1,16 @@
-"""Stored bytes become tensors: mapped where they can stay as they are, converted in parallel where they cannot.
-
-A mapping is private and copy-on-write: training may write to a mapped parameter, the file never changes.
-"""
+"""Stored bytes become tensors: views of the mapping where they can stay as they are, one converted copy where not."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
-import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from uncrate.checkpoint.manifest import TensorEntry
-from uncrate.errors import MalformedWeights
+from uncrate.runtime.mapping import Mapped, MappedFile, _madvise
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -31,75 +26,85 @@ TORCH_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+ALIGNMENT = 64
+HUGE_PAGE = 2 << 20
 
 
-class MappedFile:
-    """One weight file mapped into memory; tensors of it are views that keep the mapping alive."""
+def view(file: MappedFile, entry: TensorEntry) -> Tensor:
+    """Return one stored tensor in its stored dtype and shape, as a view of the mapping."""
+    dtype = TORCH_DTYPES[entry.dtype]
+    if entry.start == entry.end:
+        return torch.empty(entry.shape, dtype=dtype)
+    flat = torch.frombuffer(file.buffer[entry.start : entry.end], dtype=torch.uint8)
+    if entry.start % dtype.itemsize:  # a header of odd length leaves tensors unaligned
+        flat = flat.clone()
+    return flat.view(dtype).view(entry.shape)
 
-    def __init__(self, path: Path, name: str, size: int) -> None:
-        self.name = name
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if found != size:
-                raise MalformedWeights(
-                    f"the file has {found} bytes, it had {size} when it was inspected",
-                    where=name,
-                    why="it changed between the plan and the load",
-                    next="open it again",
-                )
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._buffer = memoryview(self._map)
 
-    def advise(self, advice: int) -> None:
-        """Tell the kernel how the mapping will be used, where it can be told."""
-        if hasattr(self._map, "madvise"):
-            self._map.madvise(advice)
+class Arena:
+    """One reserved block of memory that tensors are laid out in: huge pages, no page fault for every 4 kB."""
 
-    def tensor(self, entry: TensorEntry) -> Tensor:
-        """Return a view of one stored tensor in its stored dtype and shape."""
-        dtype = TORCH_DTYPES[entry.dtype]
-        if entry.start == entry.end:
-            return torch.empty(entry.shape, dtype=dtype)
-        flat = torch.frombuffer(self._buffer[entry.start : entry.end], dtype=torch.uint8)
-        if entry.start % dtype.itemsize:  # a header of odd length leaves tensors unaligned
-            flat = flat.clone()
-        return flat.view(dtype).view(entry.shape)
+    def __init__(self, size: int) -> None:
+        self._block = torch.empty(size + HUGE_PAGE, dtype=torch.uint8)
+        self._used = -self._block.data_ptr() % ALIGNMENT
+        if _madvise is not None and hasattr(mmap, "MADV_HUGEPAGE"):
+            start = self._block.data_ptr() + -self._block.data_ptr() % HUGE_PAGE
+            length = self._block.data_ptr() + self._block.numel() - start
+            # A hint: where the kernel has no huge pages nothing is lost.
+            _madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return the next uninitialised tensor of the block."""
+        size = dtype.itemsize * torch.Size(shape).numel()
+        tensor = self._block[self._used : self._used + size].view(dtype).view(shape)
+        self._used += size + -size % ALIGNMENT
+        return tensor
 
 
 def read_tensors(
-    entries: Iterable[tuple[str, TensorEntry]],
-    paths: Mapping[str, Path],
-    sizes: Mapping[str, int],
+    entries: Sequence[tuple[str, TensorEntry]],
+    mapped: Mapped,
     *,
     dtype: torch.dtype | None,
     device: torch.device,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Tensor]:
-    """Return the named tensors in `dtype` (None: as stored) on `device`.
+    """Return the named tensors on `device`, floating ones in `dtype` (None: as stored).
 
-    Same dtype on the CPU: views of the mapped files. Otherwise each is converted straight from the mapping into its
-    final
-    place, several at a time. `progress` is told the bytes done.
+    On the CPU in the stored dtype they are views of the mapping. Otherwise each is converted once, straight into its
+    final place, and its source pages are let go. `progress` is told the bytes done.
     """
-    wanted = list(entries)
-    files = {
-        name: MappedFile(paths[name], name, sizes[name]) for name in dict.fromkeys(entry.file for _, entry in wanted)
-    }
-
-    def place(item: tuple[str, TensorEntry]) -> tuple[str, Tensor]:
-        name, entry = item
-        view = files[entry.file].tensor(entry)
-        target = dtype if dtype is not None and view.is_floating_point() else view.dtype
-        if device.type == "cpu" and target == view.dtype:
-            result = view
+    targets = [_target(entry, dtype) for _, entry in entries]
+    converted = [
+        target for (_, entry), target in zip(entries, targets, strict=True) if target != TORCH_DTYPES[entry.dtype]
+    ]
+    arena = Arena(_arena_size(entries, targets)) if device.type == "cpu" and converted else None
+    out: dict[str, Tensor] = {}
+    for (name, entry), target in zip(entries, targets, strict=True):
+        file = mapped.files[entry.file]
+        stored = view(file, entry)
+        if device.type != "cpu":
+            out[name] = stored.to(device=device, dtype=target)
+        elif target == stored.dtype:
+            out[name] = stored
         else:
-            result = torch.empty(entry.shape, dtype=target, device=device)
-            result.copy_(view)
+            assert arena is not None
+            out[name] = arena.take(entry.shape, target).copy_(stored)
+            del stored
+            file.release(entry.start, entry.end)
         progress(entry.end - entry.start)
-        return name, result
+    return out
 
-    if device.type == "cpu" and (dtype is None or all(TORCH_DTYPES[entry.dtype] == dtype for _, entry in wanted)):
-        return dict(map(place, wanted))
-    # copy_ lets go of the interpreter lock; one thread a core is enough to saturate memory.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(pool.map(place, wanted))
+
+def _target(entry: TensorEntry, dtype: torch.dtype | None) -> torch.dtype:
+    stored = TORCH_DTYPES[entry.dtype]
+    return dtype if dtype is not None and stored.is_floating_point else stored
+
+
+def _arena_size(entries: Sequence[tuple[str, TensorEntry]], targets: Sequence[torch.dtype]) -> int:
+    sizes = (
+        target.itemsize * torch.Size(entry.shape).numel() + ALIGNMENT
+        for (_, entry), target in zip(entries, targets, strict=True)
+        if target != TORCH_DTYPES[entry.dtype]
+    )
+    return sum(sizes) + ALIGNMENT
