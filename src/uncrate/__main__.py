@@ -1,0 +1,5 @@
+"""`python -m uncrate` is `uncrate`."""
+
+from uncrate.cli.main import run
+
+run()

@@ -1,0 +1,45 @@
+"""`uncrate inspect`: what is there, from names, headers and JSON alone."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from uncrate import show
+from uncrate.checkpoint.manifest import Manifest
+from uncrate.cli.options import AsJson, Subfolder, Where
+from uncrate.cli.output import print_document
+from uncrate.errors import escape
+from uncrate.open import inspect
+
+Tensors = Annotated[bool, typer.Option("--tensors", help="List every tensor: name, dtype, shape, file.")]
+
+
+def command(where: Where, as_json: AsJson = False, subfolder: Subfolder = None, tensors: Tensors = False) -> int:
+    """Show what a checkpoint holds.
+
+    No tensor is read and no code runs; of a hub id no weights are downloaded.
+    """
+    manifest = inspect(where, subfolder=subfolder)
+    if as_json:
+        document = manifest.to_dict()
+        print_document({**document, "tensors": _listed(manifest)} if tensors else document)
+        return 0
+    print(show.sheet(manifest.sheet(), stream=sys.stdout))
+    if tensors:
+        head = ("tensor", "dtype", "shape", "file")
+        rows = [
+            (escape(entry.name, 400), escape(entry.dtype), str(list(entry.shape)), escape(entry.file, 400))
+            for entry in manifest.weights.tensors.values()
+        ]
+        print("\n" + show.table(head, rows, stream=sys.stdout))
+    return 0
+
+
+def _listed(manifest: Manifest) -> list[dict[str, object]]:
+    return [
+        {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "file": entry.file}
+        for entry in manifest.weights.tensors.values()
+    ]

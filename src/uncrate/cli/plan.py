@@ -1,0 +1,43 @@
+"""`uncrate plan`: what would be done, decided without torch; all problems at once."""
+
+from __future__ import annotations
+
+import sys
+
+from uncrate import show
+from uncrate.cli.options import AllowMissing, AllowUnexpected, AsJson, Device, Dtype, Route, Subfolder, Task, Where
+from uncrate.cli.output import print_document
+from uncrate.open import plan
+from uncrate.plan import Options
+
+
+def command(
+    where: Where,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    task: Task = "auto",
+    route: Route = "auto",
+    allow_missing: AllowMissing = None,
+    allow_unexpected: AllowUnexpected = None,
+    subfolder: Subfolder = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show how a checkpoint would be opened.
+
+    Exit code 1 when it could not be, with every problem. torch is not imported.
+    """
+    options = Options(
+        dtype=dtype,
+        device=device,
+        task=task,
+        route=route,
+        allow_missing=tuple(allow_missing or ()),
+        allow_unexpected=tuple(allow_unexpected or ()),
+        subfolder=subfolder,
+    )
+    decided = plan(where, options)
+    if as_json:
+        print_document(decided.to_dict())
+    else:
+        print(show.sheet(decided.sheet(), stream=sys.stdout))
+    return 1 if decided.problems else 0
