@@ -87,3 +87,13 @@ def visible_cuda_devices() -> tuple[str, ...] | None:
     if value is None:
         return None
     return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "-1"))
+
+
+def debug() -> bool:
+    """Whether an unexpected failure should show its traceback: `UNCRATE_DEBUG`."""
+    return flag("UNCRATE_DEBUG")
+
+
+def colour_wanted() -> bool:
+    """Whether a terminal may be sent colours: `NO_COLOR` is not set and `TERM` is not dumb."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
