@@ -1,4 +1,4 @@
-"""The text of an argument to its value: typer would do it through pydantic, whose import takes longer than `inspect`."""
+"""Argument text to values: typer would do it through pydantic, whose import takes longer than `inspect` does."""
 
 from __future__ import annotations
 
