@@ -174,14 +174,25 @@ class GLMTransformer(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, x: Tensor, table: Tensor, mask: Tensor | None, cache: KeyValueStore | None, prefixes: Tensor | None
+        self,
+        x: Tensor,
+        table: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueStore | None,
+        prefixes: Tensor | None,
+        collected: list[Tensor] | None = None,
     ) -> Tensor:
+        """Hidden states [B, T, C]; `collected` receives what enters each block, and last what enters the final norm."""
         for index, layer in enumerate(self.layers):
             prefix = None if prefixes is None else prefixes[index]
+            if collected is not None:
+                collected.append(x)
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(layer, x, table, mask, cache, prefix, use_reentrant=False)
             else:
                 x = layer(x, table, mask, cache, prefix)
+        if collected is not None:
+            collected.append(x)
         return self.final_layernorm(x).to(table.dtype) if hasattr(self, "final_layernorm") else x
 
 

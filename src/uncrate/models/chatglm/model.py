@@ -120,11 +120,20 @@ class ChatGLMModel(nn.Module):
             labels = places.gather(labels, IGNORED).masked_fill(places.inside, IGNORED)
         return Embedded(x, places.gather(position_ids, 0), places.gather(ones, 0), labels)
 
-    def run(self, embedded: Embedded, pattern: Tensor | None, cache: KeyValueStore | None) -> Tensor:
-        """Run the decoder over embedded positions; returns hidden states [B, E, C] after the final norm."""
+    def run(
+        self,
+        embedded: Embedded,
+        pattern: Tensor | None,
+        cache: KeyValueStore | None,
+        collected: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the decoder over embedded positions; returns hidden states [B, E, C] after the final norm.
+
+        `collected` receives the hidden states before each block and before the final norm.
+        """
         table = rotary_table(self.config, embedded.position_ids, self.dtype)
         prefixes = self.prefix_encoder(len(embedded.x)) if self.config.pre_seq_len is not None else None
-        return self.encoder(embedded.x, table, pattern, cache, prefixes)
+        return self.encoder(embedded.x, table, pattern, cache, prefixes, collected)
 
     def forward(self, embedded: Embedded, cache: Cache | None = None) -> Tensor:
         """Hidden states [B, E, C]; with a cache, earlier positions are seen as well and these are added to it."""
@@ -199,6 +208,27 @@ class ChatGLMForConditionalGeneration(nn.Module):
         return Output(head(kept) if return_logits else None, loss, hidden)
 
 
+def pool_last(hidden_BEC: Tensor, mask_BE: Tensor | None) -> Tensor:
+    """Return each row's hidden state [B, C] at its own last real position."""
+    places = torch.arange(hidden_BEC.shape[1], device=hidden_BEC.device)
+    if mask_BE is None:
+        return hidden_BEC[:, -1]
+    last = (mask_BE.long() * places).argmax(dim=1)
+    return hidden_BEC[torch.arange(len(hidden_BEC), device=hidden_BEC.device), last]
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss of class logits [B, K]: squared error for one class, binary cross-entropy for float labels [B, K],
+    else cross-entropy over labels [B].
+    """
+    logits = logits.float()
+    if logits.shape[-1] == 1:
+        return F.mse_loss(logits.squeeze(-1), labels.float().view(-1))
+    if labels.is_floating_point():
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return F.cross_entropy(logits, labels.view(-1))
+
+
 class ChatGLMForSequenceClassification(nn.Module):
     """The decoder with a class head over the last real token of each row.
 
@@ -230,18 +260,6 @@ class ChatGLMForSequenceClassification(nn.Module):
             input_ids, images=images, attention_mask=attention_mask, position_ids=position_ids
         )
         hidden = self.transformer(embedded)
-        if embedded.mask is None:
-            last = torch.full((len(hidden),), hidden.shape[1] - 1, device=hidden.device)
-        else:
-            places = torch.arange(hidden.shape[1], device=hidden.device)
-            last = (embedded.mask.long() * places).argmax(dim=1)
-        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        logits = self.classifier_head(self.dropout(pooled))
-        return Output(logits, None if labels is None else self._loss(logits.float(), labels), hidden)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.config.num_labels == 1:
-            return F.mse_loss(logits.squeeze(-1), labels.float())
-        if labels.is_floating_point():
-            return F.binary_cross_entropy_with_logits(logits, labels)
-        return F.cross_entropy(logits, labels)
+        logits = self.classifier_head(self.dropout(pool_last(hidden, embedded.mask)))
+        loss = None if labels is None else class_loss(logits, labels)
+        return Output(logits, loss, hidden)
