@@ -1,17 +1,19 @@
 """A small model hub on 127.0.0.1: what the real huggingface_hub client asks for, and faults on demand.
 
-    with HubServer() as hub:
-        first = hub.commit("owner/name", {"config.json": b"{}"})
-        second = hub.commit("owner/name", {"model.safetensors": data})      # main moves on, first stays readable
-        hub.requests                                                       # every request: method, path, range, status
-        hub.fail("5xx", "/api/")                                           # the next request whose path holds the text
+with HubServer() as hub:
+    first = hub.commit("owner/name", {"config.json": b"{}"})
+    second = hub.commit("owner/name", {"model.safetensors": data})      # main moves on, first stays readable
+    hub.requests                                                       # every request: method, path, range, status
+    hub.fail("5xx", "/api/")                                           # the next request whose path holds the text
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +46,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong in requests whose path holds `text`: "5xx", "cut", "no-range", "nonsense", "slow"; `times` left."""
+    """What goes wrong in paths that hold `text`: "5xx", "cut", "no-range", "wrong-range", "nonsense"; `times` left."""
 
     kind: str
     text: str
@@ -58,6 +60,8 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.requests: list[Request] = []
         self.extra_siblings: list[dict[str, object]] = []
+        self.hide_sizes = False
+        self.connections: list[socket.socket] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -73,7 +77,9 @@ class HubServer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -82,6 +88,10 @@ class HubServer:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+        # A client keeps its connection open for the next request; a hub that is gone has none.
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def commit(self, repo: str, files: Mapping[str, bytes | str | None], *, branch: str = "main") -> str:
         """Add a commit on `branch` that changes `files` (None deletes one); return its hash. The branch moves to it."""
@@ -106,7 +116,7 @@ class HubServer:
         self.repos[repo].token = token
 
     def fail(self, kind: str, text: str, *, times: int = 1) -> None:
-        """Let the next `times` requests whose path holds `text` go wrong: 5xx, cut, no-range, nonsense, wrong-range."""
+        """Let the next `times` requests whose path holds `text` go wrong in the way of `Fault.kind`."""
         with self._lock:
             self._faults.append(Fault(kind, text, times))
 
@@ -132,6 +142,15 @@ class HubServer:
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            hub.connections.append(self.connection)
+
+        def handle(self) -> None:
+            # The client may hang up at any time; that is its right and no news.
+            with contextlib.suppress(ConnectionError):
+                super().handle()
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: the tests read `requests`."""
@@ -186,9 +205,15 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             commit, tree = found
             siblings: list[dict[str, object]] = []
             for path, data in tree.items():
-                sizes = {"size": len(data), "blobId": _etag(data)} if "blobs" in query else {}
+                sizes = {"size": len(data), "blobId": _etag(data)} if "blobs" in query and not hub.hide_sizes else {}
                 siblings.append({"rfilename": path, **sizes})
-            answer = {"id": name, "modelId": name, "sha": commit, "private": False, "siblings": siblings + hub.extra_siblings}
+            answer = {
+                "id": name,
+                "modelId": name,
+                "sha": commit,
+                "private": False,
+                "siblings": siblings + hub.extra_siblings,
+            }
             self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body=body)
 
         def _file(self, name: str, revision: str, path: str, body: bool) -> None:
@@ -214,7 +239,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
             self._send(206, data[start : end + 1], headers, body=body)
 
-        def _error(self, status: int, code: str, message: str, body: bool, headers: Mapping[str, str] | None = None) -> None:
+        def _error(
+            self, status: int, code: str, message: str, body: bool, headers: Mapping[str, str] | None = None
+        ) -> None:
             text = json.dumps({"error": message}).encode()
             extra = {"X-Error-Code": code, "X-Error-Message": message, "Content-Type": "application/json"}
             self._send(status, text, {**extra, **(headers or {})}, body=body)

@@ -81,7 +81,7 @@ def open_files(
     if isinstance(source, LocalSource):
         return LocalFiles(source, subfolder=inside)
     # The hub's client is heavy and only the hub needs it.
-    from uncrate.checkpoint.fetch import HubFiles
+    from uncrate.checkpoint.hubfiles import HubFiles
 
     pinned = HubSource(source.repo, commit) if commit else source
     return HubFiles(source, pinned=pinned, subfolder=inside, offline=offline)

@@ -55,8 +55,8 @@ class Manifest:
     """What is there.
 
     `config` is config.json as it stands, deeply read-only, or None when the folder has none. `json_files` holds every
-    other JSON file that steers loading (generation_config.json, tokenizer_config.json, adapter_config.json, ...), as
-    strictly parsed. `commit` is the full commit hash of a hub source, None for a folder. `files` are relative to `subfolder`
+    other JSON file at the root (those that steer loading, such as tokenizer_config.json, and small others), parsed as
+    strictly. `commit` is the full commit hash of a hub source, None for a folder. `files` are relative to `subfolder`
     where one was asked for. `notes` say what was passed over and which of several files was chosen.
     """
 

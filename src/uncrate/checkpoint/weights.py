@@ -110,7 +110,8 @@ def _indexed(files: Files, here: Mapping[str, FileEntry], notes: list[str]) -> W
     absent = [name for name in wanted if name not in here]
     for name in absent:
         count = sum(1 for shard in index.shard_of.values() if shard == name)
-        faults.append(f"{escape(name)} is not there, and the index puts {count:,} tensors in it")
+        tensors = "tensor" if count == 1 else "tensors"
+        faults.append(f"{escape(name)} is not there, and the index puts {count:,} {tensors} in it")
     if absent and files.partial:
         # What the cache lacks is no fault of the checkpoint: it is there to be downloaded.
         raise files.missing(*absent)
