@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 
-from uncrate.checkpoint.syntax import walk
+from uncrate.checkpoint.walk import Placed
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Facts:
     listed: tuple[str, ...]
 
 
-def read_facts(tree: ast.Module) -> Facts:
-    """Return what the file imports and defines; nothing is imported."""
+def read_facts(tree: ast.Module, nodes: Sequence[Placed]) -> Facts:
+    """Return what the file imports and defines; `nodes` is `walk(tree)`. Nothing is imported."""
     imports: list[ImportStatement] = []
-    for node, context in walk(tree):
+    for node, context in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.extend(_statements(node, context.when, context.optional))
     classes: set[str] = set()

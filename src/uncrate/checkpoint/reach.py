@@ -15,6 +15,7 @@ from uncrate.checkpoint.references import KernelReference, Reference
 from uncrate.checkpoint.source import HubSource
 from uncrate.checkpoint.syntax import MAX_BYTES, Unparsable, decode_source, parse_source
 from uncrate.checkpoint.tree import Tree, defines
+from uncrate.checkpoint.walk import walk
 from uncrate.errors import CheckpointError, CodeError, SourceError, UncrateError, escape
 from uncrate.trust.closure import closure_hash
 from uncrate.trust.findings import Finding, find_in_source
@@ -175,7 +176,8 @@ class Reach:
             unparsable = f"line {error.line}: {error.reason}" if error.line else error.reason
         else:
             self._tokens += tokens
-            facts, findings = read_facts(parsed), find_in_source(parsed, text, key)
+            nodes = walk(parsed)
+            facts, findings = read_facts(parsed, nodes), find_in_source(nodes, text, key)
         if self._bytes > MAX_TOTAL_BYTES or self._tokens > MAX_TOTAL_TOKENS:
             raise CodeError(
                 "the code is larger than can be reviewed", where=escape(key), next="do not use this checkpoint's code"

@@ -11,8 +11,6 @@ import ast
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from uncrate.errors import CodeError, escape
 
@@ -182,92 +180,3 @@ def _check_identifier(word: str, text: str, position: int, where: str) -> None:
             why=f"Python reads it as {escape(unicodedata.normalize('NFKC', word))!r} (NFKC)",
             next="write the name in plain characters",
         )
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where a node stands: `when` it runs ("import" or "call"), and whether it is `optional` (try, is_x_available)."""
-
-    when: str = "import"
-    optional: bool = False
-
-
-def walk(tree: ast.Module) -> Iterator[tuple[ast.AST, Context]]:
-    """Yield every node with its context, in source order, without recursion.
-
-    Module level, class bodies, decorators, default arguments and evaluated annotations run on import; bodies of
-    functions and lambdas, and of `if __name__ == "__main__"`, only when called.
-    """
-    futures = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    late = any(alias.name == "annotations" for node in futures for alias in node.names)
-    stack: list[tuple[ast.AST, Context]] = [(tree, Context())]
-    while stack:
-        node, context = stack.pop()
-        yield node, context
-        stack.extend(reversed(list(_children(node, context, late))))
-
-
-def _children(node: ast.AST, context: Context, late: bool) -> Iterator[tuple[ast.AST, Context]]:
-    called = replace(context, when="call")
-    optional = replace(context, optional=True)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        for part in node.decorator_list:
-            yield part, context
-        yield from _arguments(node.args, context, called if late else context)
-        if node.returns:
-            yield node.returns, called if late else context
-        yield from ((part, called) for part in node.body)
-    elif isinstance(node, ast.Lambda):
-        yield from _arguments(node.args, context, called)
-        yield node.body, called
-    elif isinstance(node, ast.AnnAssign):
-        yield node.target, context
-        yield node.annotation, called if late else context
-        if node.value:
-            yield node.value, context
-    elif isinstance(node, ast.Try | ast.TryStar):
-        caught = any(_catches_import(handler) for handler in node.handlers)
-        yield from ((part, optional if caught else context) for part in node.body)
-        # A fallback in `except ImportError:` is what runs when the package is absent: it may fail too.
-        yield from ((handler, optional) for handler in node.handlers)
-        yield from ((part, optional if caught else context) for part in (*node.orelse, *node.finalbody))
-    elif isinstance(node, ast.If):
-        yield node.test, context
-        guard = _guard(node.test)
-        body = called if guard == "main" else optional if guard else context
-        yield from ((part, body) for part in node.body)
-        yield from ((part, optional if guard == "available" else context) for part in node.orelse)
-    else:
-        yield from ((part, context) for part in ast.iter_child_nodes(node))
-
-
-def _arguments(args: ast.arguments, context: Context, annotations: Context) -> Iterator[tuple[ast.AST, Context]]:
-    for default in (*args.defaults, *args.kw_defaults):
-        if default is not None:
-            yield default, context
-    for arg in (*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg):
-        if arg is not None and arg.annotation is not None:
-            yield arg.annotation, annotations
-
-
-def _catches_import(handler: ast.ExceptHandler) -> bool:
-    if handler.type is None:
-        return True
-    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    names = {
-        kind.id if isinstance(kind, ast.Name) else kind.attr if isinstance(kind, ast.Attribute) else ""
-        for kind in kinds
-    }
-    return bool(names & {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
-
-
-def _guard(test: ast.expr) -> str | None:
-    """Say what an `if` asks: "main", "available" (a package, a version, type checking) or None for anything else."""
-    for node in ast.walk(test):
-        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-        if name == "__name__":
-            return "main"
-        low = name.lower()
-        if name in ("TYPE_CHECKING", "find_spec", "version_info") or low.startswith("has_") or "_avail" in low:
-            return "available"
-    return None

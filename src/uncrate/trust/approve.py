@@ -103,7 +103,7 @@ def revoke(
     if len(found) != 1:
         raise UsageError(
             f"{wanted[:16]} fits {len(found)} hashes" if found else f"{wanted[:16]} fits nothing that is approved",
-            where=escape(lock.path, 400),
+            where=escape(str(lock.path), 400),
             next="give more digits; all 64 revoke a hash that nothing approved" if not found else "give more digits",
         )
     with writing(lock.path):

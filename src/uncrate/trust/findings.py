@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from uncrate.checkpoint.syntax import walk
+from uncrate.checkpoint.walk import Placed
 from uncrate.errors import escape
 from uncrate.trust import rules
 from uncrate.trust.hidden import hidden_text, is_encoded
@@ -50,8 +50,11 @@ class Finding:
         return dict(vars(self))
 
 
-def find_in_source(tree: ast.Module, text: str, path: str) -> tuple[Finding, ...]:
-    """Return the findings of one file, by line; after 500 one last finding says how many more there are."""
+def find_in_source(nodes: Sequence[Placed], text: str, path: str) -> tuple[Finding, ...]:
+    """Return the findings of one file, by line; `nodes` is `walk` of its tree.
+
+    After 500 one last finding says how many more there are.
+    """
     lines = text.split("\n")
     found: dict[tuple[str, int, int], Finding] = {}
 
@@ -61,9 +64,9 @@ def find_in_source(tree: ast.Module, text: str, path: str) -> tuple[Finding, ...
 
     for line, column, what in hidden_text(text):
         add(rules.HIDDEN, what, line, column, "import")
-    names = Names.of(tree)
+    names = Names.of(node for node, _ in nodes)
     scan = _Scan(names)
-    for node, context in walk(tree):
+    for node, context in nodes:
         for kind, what in scan.visit(node):
             add(kind, what, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1, context.when)
     ordered = sorted(found.values(), key=lambda f: (f.line, f.column, f.kind))
@@ -144,8 +147,9 @@ class _Scan:
         elif name in ("builtins.setattr", "builtins.delattr") and node.args and self._names.is_foreign(node.args[0]):
             yield rules.PATCH, f"{self._names.dotted(node.args[0])} is changed by {name.removeprefix('builtins.')}"
         elif name == "builtins.getattr" and len(node.args) > 1 and self._names.constant_text(node.args[1]) is None:
-            root = (self._names.dotted(node.args[0]) or "").partition(".")[0]
-            if root in rules.GUARDED:
+            holder = self._names.dotted(node.args[0]) or ""
+            root = holder.partition(".")[0]
+            if root in rules.GUARDED and not holder.startswith("builtins."):
                 yield rules.BUILTINS, f"an attribute of {root} by a computed name"
         elif name.rpartition(".")[0] == "os.environ" and method in _ENVIRONMENT_CALLS:
             yield rules.ENVIRONMENT, "os.environ is changed"

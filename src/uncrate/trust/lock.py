@@ -97,7 +97,7 @@ class Lock:
             approved, why = True, f"approved by {escape(by.who)} on {by.when}"
         else:
             approved = False
-            why = f"closure {code.closure[:8]} is not in {escape(self.path)}"
+            why = f"closure {code.closure[:8]} is not in {escape(str(self.path), 400)}"
             if known:
                 why += (
                     f"; {len(new)} of {len(code.files)} files are new"
@@ -105,7 +105,7 @@ class Lock:
                     else "; all its files were reviewed, their use is new"
                 )
         return Approval(
-            approved, why, code.closure, revocation is not None, new, known, escape(self.path, 400), by, self.notes
+            approved, why, code.closure, revocation is not None, new, known, escape(str(self.path), 400), by, self.notes
         )
 
     def _revocation(self, code: Code) -> Revocation | None:
@@ -140,7 +140,7 @@ def find_lock(*, checkpoint: Path | None = None, start: Path | None = None) -> t
             continue  # not there, or not ours to look at
         if checkpoint is not None and is_inside(candidate, checkpoint):
             notes.append(
-                f"{escape(candidate, 400)} lies inside the checkpoint and is passed over: trust never comes from data"
+                f"{escape(str(candidate), 400)} is passed over: it lies inside the checkpoint, and data grants no trust"
             )
             continue
         check_owner(candidate, info)
@@ -162,7 +162,7 @@ def load_lock(*, checkpoint: Path | None = None, path: Path | None = None, start
     elif checkpoint is not None and is_inside(path, checkpoint):
         raise UsageError(
             "the lock lies inside the checkpoint",
-            where=escape(path, 400),
+            where=escape(str(path), 400),
             why="trust never comes from data: who publishes the checkpoint could have written it",
             next="name a lock in your own project",
         )
@@ -179,12 +179,12 @@ def read_lock(path: Path, notes: tuple[str, ...] = ()) -> Lock:
         with path.open("rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
-                raise TrustError("the lock is not a regular file", where=escape(path, 400))
+                raise TrustError("the lock is not a regular file", where=escape(str(path), 400))
             check_owner(path, info)
             data = file.read(LIMIT + 1)
     except OSError as error:
-        raise TrustError("the lock cannot be read", where=escape(path, 400), why=error.strerror) from error
-    approvals, revocations = parse_lock(data, escape(path, 400))
+        raise TrustError("the lock cannot be read", where=escape(str(path), 400), why=error.strerror) from error
+    approvals, revocations = parse_lock(data, escape(str(path), 400))
     return Lock(path, approvals, revocations, notes)
 
 
@@ -203,7 +203,7 @@ def check_owner(path: Path, info: os.stat_result) -> None:
     if (user != 0 and info.st_uid not in (user, 0)) or info.st_mode & stat.S_IWOTH:
         raise TrustError(
             "the lock is refused: other users can write it",
-            where=escape(path, 400),
+            where=escape(str(path), 400),
             why="whoever writes the lock decides which code runs as you",
-            next=f"chown it to yourself, and: chmod o-w {escape(path, 400)}",
+            next=f"chown it to yourself, and: chmod o-w {escape(str(path), 400)}",
         )

@@ -29,7 +29,7 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         raise TrustError(
             "the lock cannot be written",
-            where=escape(path, 400),
+            where=escape(str(path), 400),
             why=error.strerror,
             next="name a lock that can be written, with --lock",
         ) from error
@@ -53,7 +53,7 @@ def writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         fd = os.open(path.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     except OSError as error:
-        raise TrustError("the lock cannot be written", where=escape(path, 400), why=error.strerror) from error
+        raise TrustError("the lock cannot be written", where=escape(str(path), 400), why=error.strerror) from error
     try:
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
@@ -63,7 +63,7 @@ def writing(path: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise TrustError(
-                        "another process is writing the lock", where=escape(path, 400), next="try again"
+                        "another process is writing the lock", where=escape(str(path), 400), next="try again"
                     ) from None
                 time.sleep(0.02)
             except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _BUILTINS = frozenset(dir(builtins)) | {"__builtins__"}
@@ -23,11 +24,11 @@ class Names:
     stars: tuple[str, ...]
 
     @classmethod
-    def of(cls, tree: ast.Module) -> Names:
+    def of(cls, nodes: Iterable[ast.AST]) -> Names:
         aliases: dict[str, str] = {}
         stars: list[str] = []
         assigned: list[tuple[str, ast.expr]] = []
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     aliases[alias.asname or alias.name.partition(".")[0]] = (

@@ -246,13 +246,14 @@ def _diff(before: str, after: str, path: str) -> list[str]:
 
 def _findings(text: str, path: str) -> tuple[Finding, ...]:
     from uncrate.checkpoint.syntax import Unparsable, parse_source
+    from uncrate.checkpoint.walk import walk
     from uncrate.trust.findings import find_in_source
 
     try:
         tree, _ = parse_source(text, path)
     except Unparsable:
         return ()  # what could not be read before had no findings: all of today's are new
-    return find_in_source(tree, text, path)
+    return find_in_source(walk(tree), text, path)
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9 ,()\-]*")  # nothing that becomes a link, a mention, a heading or emphasis

@@ -50,7 +50,10 @@ _TABLE: dict[str, str] = {
         jsonpickle.* yaml.load yaml.unsafe_load yaml.full_load pickletools.* copyreg.*""",
     DYNAMIC: """builtins.__import__ importlib.* imp.* zipimport.* pkgutil.* sys.path sys.meta_path sys.path_hooks
         sys.modules pip.* pkg_resources.* ensurepip.* site.* transformers.dynamic_module_utils.*""",
-    DOWNLOAD: """huggingface_hub.* torch.hub.* transformers.utils.hub.* transformers.utils.cached_file
+    DOWNLOAD: """huggingface_hub.hf_hub_download huggingface_hub.snapshot_download huggingface_hub.HfApi
+        huggingface_hub.HfFileSystem huggingface_hub.Repository huggingface_hub.cached_download
+        huggingface_hub.InferenceClient huggingface_hub.file_download.* torch.hub.*
+        transformers.utils.hub.* transformers.utils.cached_file
         transformers.utils.cached_files transformers.file_utils.cached_path datasets.load_dataset nltk.download
         urllib.request.urlretrieve modelscope.* timm.create_model open_clip.create_model_and_transforms
         open_clip.create_model evaluate.load kagglehub.* torchvision.datasets.utils.*
@@ -61,7 +64,7 @@ _TABLE: dict[str, str] = {
         lzma.decompress bz2.decompress gzip.decompress codecs.decode codecs.getdecoder builtins.bytes.fromhex""",
     BUILTINS: """builtins.__dict__ builtins.globals builtins.__builtins__ builtins.__loader__ builtins.__spec__
         inspect.currentframe inspect.stack sys._getframe sys._current_frames sys.settrace sys.setprofile
-        threading.settrace threading.setprofile gc.get_objects gc.get_referrers sys.addaudithook builtins.vars
+        threading.settrace threading.setprofile gc.get_objects gc.get_referrers sys.addaudithook
         sys.setrecursionlimit""",
     STATE: """torch._C._jit_set_profiling_mode torch._C._jit_set_profiling_executor
         torch._C._jit_override_can_fuse_on_cpu torch._C._jit_override_can_fuse_on_gpu torch.set_default_dtype

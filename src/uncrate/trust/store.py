@@ -49,7 +49,9 @@ class Store:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise _altered(path, "it is not a plain file") from error
-            raise TrustError("the stored code cannot be read", where=escape(path), why=error.strerror) from error
+            raise TrustError(
+                "the stored code cannot be read", where=escape(str(path), 400), why=error.strerror
+            ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise _altered(path, "its bytes have another hash than its name")
         return data
@@ -78,7 +80,7 @@ class Store:
         except OSError as error:
             raise TrustError(
                 "the approved code cannot be stored",
-                where=escape(path.parent),
+                where=escape(str(path.parent), 400),
                 why=error.strerror,
                 next="set UNCRATE_HOME to a folder that can be written and has room",
             ) from error
@@ -112,7 +114,7 @@ def _discard(path: str) -> None:
 def _altered(path: Path, why: str) -> TrustError:
     return TrustError(
         "the stored code was altered and is refused",
-        where=escape(path),
+        where=escape(str(path), 400),
         why=why,
-        next=f"find out who changed it, then delete {escape(path)} and run the command again",
+        next=f"find out who changed it, then delete {escape(str(path), 400)} and run the command again",
     )
