@@ -8,6 +8,7 @@ Source: the architecture published with THUDM/chatglm2-6b, chatglm3-6b, glm-4-9b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -172,6 +173,7 @@ class GLMTransformer(nn.Module):
         if config.post_layer_norm:
             self.final_layernorm = build_norm(config)
         self.gradient_checkpointing = False
+        self.checkpoint = partial(checkpoint, use_reentrant=False)
 
     def forward(
         self,
@@ -188,7 +190,7 @@ class GLMTransformer(nn.Module):
             if collected is not None:
                 collected.append(x)
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, table, mask, cache, prefix, use_reentrant=False)
+                x = self.checkpoint(layer, x, table, mask, cache, prefix)
             else:
                 x = layer(x, table, mask, cache, prefix)
         if collected is not None:

@@ -7,6 +7,8 @@ Source: the architecture published with THUDM/glm-4v-9b (EVA2-CLIP with norms af
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,11 +100,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(TransformerLayer(vision) for _ in range(vision.num_hidden_layers))
         self.gradient_checkpointing = False
+        self.checkpoint = partial(checkpoint, use_reentrant=False)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, use_reentrant=False)
+                x = self.checkpoint(layer, x)
             else:
                 x = layer(x)
         return x
