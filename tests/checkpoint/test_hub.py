@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
 import stat
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -288,3 +290,29 @@ def test_what_is_not_there(hub: HubServer, golden: str) -> None:
         files.read("config.json", 10)
     with pytest.raises(CheckpointError, match="was asked for"):
         files.read_range("config.json", 0, 10**9)
+
+
+def test_an_interrupted_download_leaves_nothing_half(
+    hub: HubServer, golden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = read_manifest(REPO).open()
+
+    def interrupted(url: str, temp_file: io.BufferedWriter, **options: object) -> None:
+        temp_file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.file_download.http_get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            files.local(SHARD)
+    home = settings.hub_cache() / "models--owner--glm4v-tiny"
+    assert not (home / "snapshots" / golden / SHARD).exists()
+    assert not list((home / "blobs").glob("*incomplete"))
+    assert files.local(SHARD).read_bytes() == (GOLDEN / SHARD).read_bytes()
+
+
+def test_several_threads_may_read_at_once(hub: HubServer, golden: str) -> None:
+    files = open_files(HubSource(REPO))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: files.read("config.json", 1 << 20), range(16)))
+    assert set(found) == {(GOLDEN / "config.json").read_bytes()}

@@ -15,7 +15,7 @@ from uncrate.checkpoint.facts import FileEntry
 from uncrate.checkpoint.source import HubSource, LocalSource, Source
 from uncrate.errors import CheckpointError, SourceError, UncrateError, UsageError, escape
 
-MAX_FILES = 50_000
+MAX_FILES = 20_000
 MAX_DEPTH = 12
 Progress = Callable[[str], None]
 """Told one line of text whenever a download starts or ends."""
@@ -191,7 +191,9 @@ class LocalFiles:
         for child in children:
             path = f"{inside}/{child.name}" if inside else child.name
             if child.is_dir(follow_symlinks=False):
-                if not child.name.startswith(".") and child.name not in _SKIPPED_FOLDERS and depth < MAX_DEPTH:
+                if depth >= MAX_DEPTH:
+                    self._refused[path] = f"a folder more than {MAX_DEPTH} levels deep"
+                elif not child.name.startswith(".") and child.name not in _SKIPPED_FOLDERS:
                     self._scan(path, depth + 1)
                 continue
             self._add(path)

@@ -8,6 +8,7 @@ models--OWNER--NAME/trees/COMMIT.json       the files of a commit, where the cli
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class RepoCache:
         """Record what a branch or tag means, as huggingface_hub does, so that it can be opened offline by its name."""
         place = self.folder / "refs" / revision
         place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        fresh = place.with_name(f"{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         fresh.write_text(commit, encoding="ascii")
         os.replace(fresh, place)
 

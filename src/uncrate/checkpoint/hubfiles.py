@@ -143,7 +143,10 @@ class HubFiles:
                 why=f"the cache is {escape(str(self._cache.root), 300)}",
                 next=f"with a network, run: hf download {self._pinned.repo}{revision}",
             )
-        return self._cache.listing(commit)
+        listing = self._cache.listing(commit)
+        if not listing.whole:
+            self._notes.append("offline: only the files that the cache holds are known")
+        return listing
 
     def _take(self, listing: Listing) -> None:
         for file in listing.files:

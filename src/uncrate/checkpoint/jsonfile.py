@@ -31,6 +31,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # A string, or what is left of one that never ends: always a match, so that the search never starts over (linear time).
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
+_CHUNK = 1 << 18
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
@@ -164,10 +165,14 @@ def _check_bounds(text: str, name: str, max_items: int) -> None:
     if opened <= MAX_DEPTH and text.count(",") + opened <= max_items:
         return
     bare = _STRING.sub('""', text)
-    if max(accumulate(map(_STEP.__getitem__, _BRACKET.findall(bare))), default=0) > MAX_DEPTH:
-        raise _explain(text, name, f"nested deeper than {MAX_DEPTH} levels")
     if bare.count(",") + bare.count("[") + bare.count("{") > max_items:
         raise MalformedJSON(f"more than {max_items:,} values", where=escape(name))
+    depth = 0
+    for start in range(0, len(bare), _CHUNK):
+        depths = list(accumulate(map(_STEP.__getitem__, _BRACKET.findall(bare, start, start + _CHUNK)), initial=depth))
+        if max(depths) > MAX_DEPTH:
+            raise _explain(text, name, f"nested deeper than {MAX_DEPTH} levels")
+        depth = depths[-1]
 
 
 def _check_surrogates(value: Any) -> None:
