@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from uncrate.adapters import follow_base
 from uncrate.checkpoint.manifest import Manifest, read_manifest
 from uncrate.checkpoint.source import parse_source
 from uncrate.plan import Options, Plan, check, make_plan
@@ -18,14 +19,14 @@ Where = str | os.PathLike[str]
 def open(where: Where, options: Options | None = None) -> Opened:
     """Return the checkpoint that `where` names, opened: "./folder", "owner/name[@revision]" or "nano".
 
-    Raises UncrateError: SourceError, CheckpointError and their kin while looking, PlanError with every problem of the
-    plan
-    before any weight is read.
+    An adapter is opened with its base. Raises UncrateError: SourceError, CheckpointError, AdapterError and their kin
+    while looking, PlanError with every problem of the plan before any weight is read.
     """
     options = options or Options()
     source = parse_source(where)  # text -> Source: no I/O
     manifest = read_manifest(source, subfolder=options.subfolder)  # Source -> Manifest: names, headers, JSON
-    plan = make_plan(manifest, options)  # Manifest -> Plan: everything is decided
+    model, stack = follow_base(manifest, base=options.base, adapters=options.adapters)  # an adapter leads to its base
+    plan = make_plan(model, options, stack)  # Manifest -> Plan: everything is decided
 
     return carry_out(plan)  # Plan -> Opened: the one step that imports torch
 
@@ -53,4 +54,6 @@ def inspect(where: Where, *, subfolder: str | None = None) -> Manifest:
 def plan(where: Where, options: Options | None = None) -> Plan:
     """Return what would be done: the first three lines of the road. torch is not imported."""
     options = options or Options()
-    return make_plan(inspect(where, subfolder=options.subfolder), options)
+    manifest = inspect(where, subfolder=options.subfolder)
+    model, stack = follow_base(manifest, base=options.base, adapters=options.adapters)
+    return make_plan(model, options, stack)

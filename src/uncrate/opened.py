@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from uncrate.checkpoint.files import open_files
 from uncrate.errors import MessageError, TokenizerError, UsageError
 from uncrate.generate.loop import Decoded, Limits, decode
 from uncrate.generate.options import Sampling, from_generation_config
@@ -17,6 +17,7 @@ from uncrate.models.chatglm.prompt import batch, encode_chat
 from uncrate.models.chatglm.tokenizer import tokenizer_from_bytes
 from uncrate.models.chatglm.tokens import TextStream, Tokenizer
 from uncrate.plan import Plan
+from uncrate.runtime.adapters import AdapterSet
 from uncrate.runtime.carry_out import Report, fill
 from uncrate.runtime.mapping import Mapped
 
@@ -51,6 +52,11 @@ class Opened:
     config: Any
     plan: Plan
     report: Report
+
+    @cached_property
+    def adapters(self) -> AdapterSet:
+        """The adapters on the model: `add`, `use`, `disable`, `remove`."""
+        return AdapterSet(self.model, self.plan)
 
     @property
     def device(self) -> torch.device:
@@ -268,14 +274,19 @@ def carry_out(plan: Plan, mapped: Mapped) -> Opened:
     model = fill(plan, mapped, report)
     with report.step("tokenizer"):
         tokenizer = _open_tokenizer(plan)
-    return Opened(model, tokenizer, plan.config, plan, report)
+    opened = Opened(model, tokenizer, plan.config, plan, report)
+    if plan.adapters:
+        with report.step("adapters"):
+            for adapter in plan.adapters:
+                opened.adapters.attach(adapter)
+    return opened
 
 
 def _open_tokenizer(plan: Plan) -> Tokenizer | None:
     manifest, config = plan.manifest, plan.config
     if not any(file.path == "tokenizer.model" for file in manifest.files):
         return None
-    files = open_files(manifest.source, commit=manifest.commit, subfolder=plan.options.subfolder)
+    files = manifest.open()
     tokenizer = tokenizer_from_bytes(
         files.read("tokenizer.model", TOKENIZER_LIMIT),
         manifest.json_files.get("tokenizer_config.json", {}),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from uncrate import devices
+from uncrate.adapters import AdapterPlan, Stacked, adapter_name, plan_adapter
 from uncrate.checkpoint.manifest import Manifest, TensorEntry
-from uncrate.errors import CheckpointError, PlanError, UsageError, escape
+from uncrate.errors import AdapterError, CheckpointError, PlanError, UsageError, escape
 from uncrate.families import foreign
 from uncrate.families.family import Family
 from uncrate.families.table import find_family
@@ -31,6 +32,7 @@ class Options:
     dtype: of the parameters in memory; "auto" keeps the stored one. device: "auto", "cpu", "cuda", "cuda:1", "mps".
     task: "causal" or "classification". route: "native", "custom", "transformers". allow_missing, allow_unexpected:
     tensor name patterns (fnmatch) whose absence or presence is accepted. subfolder: of the checkpoint, where it stands.
+    base: the model under an adapter, in place of the one it names. adapters: folders or hub ids of more, put on top.
     """
 
     dtype: str = "auto"
@@ -40,6 +42,8 @@ class Options:
     allow_missing: tuple[str, ...] = ()
     allow_unexpected: tuple[str, ...] = ()
     subfolder: str | None = None
+    base: str | None = None
+    adapters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -98,13 +102,21 @@ class Plan:
     bytes: int
     mapped: bool
     code_will_run: tuple[str, ...] = ()
+    adapters: tuple[AdapterPlan, ...] = ()
+
+    @property
+    def asked(self) -> Manifest:
+        """What the user named: the outermost adapter of a chain, else the model."""
+        return next((item.manifest for item in reversed(self.adapters) if not item.added), self.manifest)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as `uncrate plan --json` prints it."""
         return {
             "schema": 1,
-            "source": str(self.manifest.source),
-            "commit": self.manifest.commit,
+            "source": str(self.asked.source),
+            "commit": self.asked.commit,
+            "model": {"source": str(self.manifest.source), "commit": self.manifest.commit},
+            "adapters": [item.to_dict() for item in self.adapters],
             "family": self.family,
             "generation": self.generation,
             "task": self.task,
@@ -128,8 +140,10 @@ class Plan:
 
     def sheet(self) -> list[tuple[str, str]]:
         """Return the plan as label and value rows for a person."""
+        asked = self.asked
         rows = [
-            ("source", str(self.manifest.source) + (f" @ {self.manifest.commit[:12]}" if self.manifest.commit else "")),
+            ("source", str(asked.source) + (f" @ {asked.commit[:12]}" if asked.commit else "")),
+            *(row for item in reversed(self.adapters) for row in item.sheet()),
             ("route", f"{self.route}: {self.why}"),
             ("class", (self.class_reference or "none").replace(":", ".")),
             ("family", f"{self.generation} ({self.family})" if self.family else "none"),
@@ -157,18 +171,24 @@ def check(plan: Plan) -> None:
         raise PlanError(
             "nothing was loaded, the plan has problems:",
             plan.problems,
-            where=str(plan.manifest.source),
-            next=f"see the whole plan: uncrate plan {plan.manifest.source}",
+            where=str(plan.asked.source),
+            next=f"see the whole plan: uncrate plan {plan.asked.source}",
         )
 
 
-def make_plan(manifest: Manifest, options: Options | None = None) -> Plan:
+def make_plan(manifest: Manifest, options: Options | None = None, stack: Sequence[Stacked] = ()) -> Plan:
     """Decide everything about opening a checkpoint; problems are collected in the plan, not raised.
 
-    Raises CheckpointError or ConfigError where there is no config to plan from, UsageError for a device that is not
-    here.
+    `stack` are the adapters on it, the innermost first, as `follow_base` found them. Raises CheckpointError or
+    ConfigError where there is no config to plan from, UsageError for a device that is not here.
     """
     options = options or Options()
+    if manifest.adapter is not None:
+        raise AdapterError(
+            "this is an adapter; a plan is made of the model under it",
+            where=str(manifest.source),
+            next="uncrate.plan(WHERE), or make_plan(*follow_base(manifest))",
+        )
     if manifest.config is None:
         raise CheckpointError(
             "there is no config.json, so nothing says which model this is",
@@ -178,11 +198,20 @@ def make_plan(manifest: Manifest, options: Options | None = None) -> Plan:
     device = devices.choose_device(options.device, devices.read_devices())
     claimed = find_family(manifest.config)
     if claimed is not None and options.route in ("auto", "native"):
-        return _plan_native(manifest, options, device, *claimed)
-    return _plan_foreign(manifest, options, device)
+        return _plan_native(manifest, options, device, stack, *claimed)
+    plan = _plan_foreign(manifest, options, device)
+    refused = "adapters are put on models that uncrate runs itself, and this is none"
+    return replace(plan, problems=(*plan.problems, refused)) if stack else plan
 
 
-def _plan_native(manifest: Manifest, options: Options, device: devices.Device, family: Family, generation: str) -> Plan:
+def _plan_native(
+    manifest: Manifest,
+    options: Options,
+    device: devices.Device,
+    stack: Sequence[Stacked],
+    family: Family,
+    generation: str,
+) -> Plan:
     assert manifest.config is not None
     config = family.read_config(manifest.config, "config.json")
     task = _choose_task(manifest, options)
@@ -192,7 +221,9 @@ def _plan_native(manifest: Manifest, options: Options, device: devices.Device, f
     parameters += sum(prod(match.expected[name]) for name in match.initialised)
     size = parameters * ITEM_BYTES[dtype]
     mapped = device.name == "cpu" and set(match.stored) <= {_stored_name(dtype)}
-    problems = match.problems
+    adapters = _plan_adapters(stack, match.expected, options)
+    problems = match.problems + tuple(problem for item in adapters for problem in item.problems)
+    notes += tuple(note for item in adapters for note in item.notes)
     if device.free is not None and not mapped and size > device.free:
         problems += (f"{size_text(size)} of parameters do not fit in {size_text(device.free)} free on {device.name}",)
     if any(file.path.endswith(".py") for file in manifest.files) or "auto_map" in manifest.config:
@@ -217,7 +248,19 @@ def _plan_native(manifest: Manifest, options: Options, device: devices.Device, f
         parameters=parameters,
         bytes=size,
         mapped=mapped,
+        adapters=adapters,
     )
+
+
+def _plan_adapters(
+    stack: Sequence[Stacked], expected: Mapping[str, tuple[int, ...]], options: Options
+) -> tuple[AdapterPlan, ...]:
+    """Match every adapter against the model; each gets a name of its own, from the end of its source."""
+    plans: list[AdapterPlan] = []
+    for stacked in stack:
+        name = adapter_name(stacked.manifest.source, taken={item.name for item in plans})
+        plans.append(plan_adapter(stacked, name, expected, options.allow_missing))
+    return tuple(plans)
 
 
 def _plan_foreign(manifest: Manifest, options: Options, device: devices.Device) -> Plan:

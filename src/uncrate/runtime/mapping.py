@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uncrate.checkpoint.files import open_files
 from uncrate.errors import MalformedWeights
 from uncrate.plan import Plan
 
@@ -87,7 +86,7 @@ def map_weights(plan: Plan) -> Mapped:
     """
     sizes = {file.path: file.size for file in plan.manifest.weights.files}
     names = list(dict.fromkeys(item.tensor.file for item in plan.assignments))
-    source = open_files(plan.manifest.source, commit=plan.manifest.commit, subfolder=plan.options.subfolder)
+    source = plan.manifest.open()
     paths = source.local_many(names)
     files = {name: MappedFile(path, name, sizes[name]) for name, path in zip(names, paths, strict=True)}
     mapped = Mapped(files, threading.Event())
