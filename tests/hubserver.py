@@ -175,9 +175,11 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._send(503, b"down for maintenance", body=body)
             elif hub.take_fault(self.path, "nonsense"):
                 self._send(200, b"<html>log in to the hotel's network</html>", body=body)
-            elif parts[:2] == ["api", "models"] and len(parts) in (4, 6):
-                revision = parts[5] if len(parts) == 6 and parts[4] == "revision" else "main"
+            elif parts[:2] == ["api", "models"] and (len(parts) == 4 or parts[4:-1] == ["revision"]):
+                revision = parts[5] if len(parts) == 6 else "main"
                 self._info("/".join(parts[2:4]), revision, parse_qs(split.query), body)
+            elif parts[:2] == ["api", "models"] and len(parts) == 6 and parts[4] == "tree":
+                self._tree("/".join(parts[2:4]), parts[5], body)
             elif len(parts) > 4 and parts[2] == "resolve":
                 self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]), body)
             else:
@@ -215,6 +217,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 "siblings": siblings + hub.extra_siblings,
             }
             self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body=body)
+
+        def _tree(self, name: str, revision: str, body: bool) -> None:
+            found = self._find(name, revision, body)
+            if found is not None:
+                files = [{"type": "file", "path": p, "size": len(d), "oid": _etag(d)} for p, d in found[1].items()]
+                self._send(200, json.dumps(files).encode(), {"Content-Type": "application/json"}, body=body)
 
         def _file(self, name: str, revision: str, path: str, body: bool) -> None:
             found = self._find(name, revision, body)

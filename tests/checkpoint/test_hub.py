@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from checkpoint.checkpoints import sound
 from hubserver import HubServer
@@ -126,6 +127,24 @@ def test_offline_with_half_of_the_files(hub: HubServer, golden: str, monkeypatch
     assert f"hf download {REPO} --revision {golden}" in message
     with pytest.raises(HubError, match="not in the cache"):
         open_files(HubSource(REPO)).local_many([SHARD, "tokenizer.model"])
+
+
+def test_the_cache_is_the_clients_own_both_ways(hub: HubServer, golden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = open_files(HubSource(REPO)).local(SHARD)
+    where = {"cache_dir": settings.hub_cache(), "endpoint": hub.endpoint}
+    assert huggingface_hub.hf_hub_download(REPO, SHARD, local_files_only=True, **where) == str(ours)
+    # What the client has fetched in part it has also listed whole: all that is missing is known, and told at once.
+    huggingface_hub.snapshot_download(REPO, allow_patterns=["*.json", SHARD], **where)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError) as caught:
+        read_manifest(REPO)
+    assert "model-00002-of-00004.safetensors, model-00003-of-00004.safetensors" in str(caught.value)
+    assert "model-00004-of-00004.safetensors are not in the cache" in str(caught.value)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    huggingface_hub.snapshot_download(REPO, **where)
+    hub.close()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert read_manifest(REPO).weights == read_manifest(GOLDEN).weights
 
 
 def test_offline_and_never_seen(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def config_of_objects_100000_levels_deep(folder: Path) -> None:
     config(folder, b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
 
 
-@case(MalformedJSON, "64 levels")
+@case(MalformedJSON, "config.json", "1,000,000 values")
 def config_16_megabytes_of_brackets(folder: Path) -> None:
     config(folder, b"[" * (16 << 20))
 

@@ -16,8 +16,8 @@ from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 from uncrate import settings
 from uncrate.checkpoint import huberrors
 from uncrate.checkpoint.facts import FileEntry
-from uncrate.checkpoint.files import MAX_FILES, path_fault
 from uncrate.checkpoint.hubcache import Listing
+from uncrate.checkpoint.paths import MAX_FILES, path_fault
 from uncrate.checkpoint.source import COMMIT, HubSource
 from uncrate.errors import HubError, UncrateError, UsageError, escape
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uncrate.checkpoint.facts import FileEntry
-from uncrate.checkpoint.files import LocalFiles
 from uncrate.checkpoint.jsonfile import INDEX_LIMIT, parse_object
+from uncrate.checkpoint.localfiles import LocalFiles
 from uncrate.checkpoint.source import COMMIT, HubSource, LocalSource
 from uncrate.errors import CheckpointError
 

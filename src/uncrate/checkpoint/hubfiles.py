@@ -15,8 +15,9 @@ from uncrate import settings
 from uncrate.checkpoint import huberrors
 from uncrate.checkpoint.facts import FileEntry
 from uncrate.checkpoint.fetch import HubClient, side_by_side
-from uncrate.checkpoint.files import LocalFiles, Progress, check_path, path_fault
 from uncrate.checkpoint.hubcache import Listing, RepoCache
+from uncrate.checkpoint.localfiles import LocalFiles
+from uncrate.checkpoint.paths import Progress, check_path, path_fault
 from uncrate.checkpoint.source import HubSource, Source
 from uncrate.errors import CheckpointError, DoesNotFit, HubError, SourceError, UncrateError, escape
 
@@ -94,16 +95,20 @@ class HubFiles:
         return self._download(path)
 
     def local_many(self, paths: Sequence[str], progress: Progress | None = None) -> tuple[Path, ...]:
-        absent = [path for path in dict.fromkeys(paths) if not self._path(path).exists()]
-        if absent and self._offline:
-            raise self.missing(*absent)
-        wanted = [(path, self._size(path)) for path in absent]
+        self.require(paths)
+        wanted = [(path, self._size(path)) for path in dict.fromkeys(paths) if not self._path(path).exists()]
         self._check_disk(sum(size for _, size in wanted))
         for number, (path, size) in enumerate(wanted, 1):
             if progress is not None:
                 progress(f"downloading {number} of {len(wanted)}: {escape(path)}, {size / 1e6:,.1f} MB")
             self._download(path)
         return tuple(self._download(path) for path in paths)
+
+    def require(self, paths: Sequence[str]) -> None:
+        if self._offline:
+            absent = [path for path in dict.fromkeys(paths) if not self._path(path).exists()]
+            if absent:
+                raise self.missing(*absent)
 
     def prefetch(self, paths: Sequence[str]) -> None:
         self._list()

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from uncrate.checkpoint.facts import NO_WEIGHTS, FileEntry, TensorEntry, Weights
-from uncrate.checkpoint.files import Files, path_fault
+from uncrate.checkpoint.files import Files
 from uncrate.checkpoint.header import Header, fault_list, name_fault, read_header
 from uncrate.checkpoint.jsonfile import INDEX_LIMIT, kind, parse_object, pointer, thaw
+from uncrate.checkpoint.paths import path_fault
 from uncrate.errors import MalformedWeights, escape
 
 SINGLE = "model.safetensors"
@@ -188,6 +189,7 @@ def _read_headers(files: Files, entries: list[FileEntry], faults: list[str]) -> 
         except MalformedWeights as error:
             return error
 
+    files.require([entry.path for entry in entries])
     if files.commit is None or len(entries) < 2:
         results = [one(entry) for entry in entries]
     else:
