@@ -22,7 +22,7 @@ from uncrate.trust.findings import Finding, find_in_source
 
 MAX_FILES = 512
 MAX_TOTAL_BYTES = 8 << 20
-MAX_TOTAL_TOKENS = 600_000
+MAX_TOTAL_TOKENS = 300_000
 MAX_REPOSITORIES = 8
 MAX_REQUIREMENTS = 64 << 10
 
@@ -171,14 +171,14 @@ class Reach:
         unparsable: str | None = None
         findings: tuple[Finding, ...] = ()
         try:
-            parsed, tokens = parse_source(text, key)
+            parsed, tokens = parse_source(text, key, limit=MAX_TOTAL_TOKENS - self._tokens)
         except Unparsable as error:
             unparsable = f"line {error.line}: {error.reason}" if error.line else error.reason
         else:
             self._tokens += tokens
             nodes = walk(parsed)
             facts, findings = read_facts(parsed, nodes), find_in_source(nodes, text, key)
-        if self._bytes > MAX_TOTAL_BYTES or self._tokens > MAX_TOTAL_TOKENS:
+        if self._bytes > MAX_TOTAL_BYTES:
             raise CodeError(
                 "the code is larger than can be reviewed", where=escape(key), next="do not use this checkpoint's code"
             )

@@ -93,14 +93,14 @@ def decode_source(data: bytes, path: str) -> str:
     return text
 
 
-def parse_source(text: str, path: str) -> tuple[ast.Module, int]:
-    """Return the syntax tree of decoded source, and how many tokens it has (so that a caller can bound their sum).
+def parse_source(text: str, path: str, *, limit: int = MAX_TOKENS) -> tuple[ast.Module, int]:
+    """Return the syntax tree of decoded source, and how many tokens it has: `limit` at most, told before parsing.
 
     Raises CodeError when the text is built to exhaust a parser or hides identifiers behind Unicode normalisation, and
     Unparsable when it is not valid Python here (old print statements, syntax of a newer version): such a file is
     listed, and cannot run.
     """
-    tokens = _check_bounds(text, escape(path))
+    tokens = _check_bounds(text, escape(path), min(limit, MAX_TOKENS))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,7 +116,7 @@ def parse_source(text: str, path: str) -> tuple[ast.Module, int]:
         ) from None
 
 
-def _check_bounds(text: str, where: str) -> int:
+def _check_bounds(text: str, where: str, limit: int) -> int:
     tokens = elifs = chain = 0
     outer: list[tuple[int, int]] = []  # per open bracket: the chain so far, the chain at which its segment begins
     base = 0
@@ -152,8 +152,10 @@ def _check_bounds(text: str, where: str) -> int:
             raise Unparsable("unterminated string", text.count("\n", 0, match.start()) + 1)
         if chain > MAX_CHAIN:
             raise _too_deep("one expression is too deep", text, match.start(), where)
-        if tokens > MAX_TOKENS or elifs > MAX_ELIF:
-            raise _too_deep("there are too many tokens or elif branches", text, match.start(), where)
+        if tokens > limit:
+            raise _too_deep("there is too much code", text, match.start(), where)
+        if elifs > MAX_ELIF:
+            raise _too_deep("there are too many elif branches", text, match.start(), where)
     return tokens
 
 

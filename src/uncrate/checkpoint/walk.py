@@ -1,4 +1,4 @@
-"""Every node of a syntax tree with when it runs: as soon as the module is imported, or only when something is called."""
+"""Every node of a syntax tree, with when it runs: as soon as the module is imported, or only when it is called."""
 
 from __future__ import annotations
 

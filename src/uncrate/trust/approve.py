@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uncrate import settings
 from uncrate.checkpoint.source import LocalSource, Source
-from uncrate.errors import CodeError, NotApproved, UsageError, escape
+from uncrate.errors import CodeError, NotApproved, TrustError, UsageError, escape
 from uncrate.trust.lock import Approval, Lock, load_lock, read_lock
 from uncrate.trust.lockfile import Approved, LockedEntry, LockedFile, LockedRedirect, Revocation, format_lock
 from uncrate.trust.lockwrite import write_atomically, writing
@@ -113,6 +113,36 @@ def revoke(
         if new:
             write_atomically(lock.path, format_lock(now.approvals, (*now.revocations, *new)))
     return tuple(found)
+
+
+def approved_sources(
+    closure: str, *, lock_path: Path | None = None, store: Store | None = None
+) -> tuple[Approved, dict[str, bytes]]:
+    """Return the approval of a closure and the bytes of each of its files, by path: for a process that has only the hash.
+
+    Every byte is hashed again. Raises NotApproved when the lock does not approve the closure, or revokes it or a file of
+    it; TrustError when the bytes are not kept here or were altered.
+    """
+    lock = load_lock(path=lock_path)
+    entry = next((approval for approval in reversed(lock.approvals) if approval.closure == closure), None)
+    hashes = {closure, *(file.sha256 for file in entry.files)} if entry else {closure}
+    revocation = next((revocation for revocation in lock.revocations if revocation.sha256 in hashes), None)
+    if entry is None or revocation is not None:
+        raise NotApproved(
+            f"the code {escape(closure[:8])} is not approved",
+            where=escape(str(lock.path), 400),
+            why=f"revoked: {revocation.shown}" if revocation else "no entry of the lock is about it",
+        )
+    kept = store or Store()
+    sources = {file.path: kept.get(file.sha256) for file in entry.files}
+    lost = sorted(path for path, data in sources.items() if data is None)
+    if lost:
+        raise TrustError(
+            f"the approved bytes of {escape(lost[0])} are not kept on this machine",
+            where=escape(str(kept.root), 400),
+            next="open the checkpoint in this process, or approve it here with: uncrate trust",
+        )
+    return entry, {path: data for path, data in sources.items() if data is not None}
 
 
 def list_approvals(*, lock_path: Path | None = None) -> Lock:
