@@ -1,7 +1,10 @@
-"""What all transformers classes of the ChatGLM family share: the native model inside, embeddings, checkpointing, caches.
+"""What all transformers classes of the ChatGLM family share: the native model inside, embeddings, caches.
 
 Axes in names: B batch, T tokens, E positions after pictures are expanded, S key positions, C hidden size, V words.
 """
+
+# transformers' own annotations are too narrow to override its methods by them.
+# mypy: disable-error-code="override,misc,assignment,attr-defined,arg-type,return-value"
 
 from __future__ import annotations
 
@@ -23,7 +26,6 @@ from uncrate.models.chatglm import model as native
 from uncrate.models.chatglm.hf_config import ChatGLMConfig
 from uncrate.models.chatglm.model import Embedded, attention_pattern
 from uncrate.models.chatglm.vision import PatchEmbedding, VisionTower
-
 
 # Set on a transformers cache, which is the request's own state: the position ids [B, 1] of the last tokens in it.
 _LAST = "last_position_ids"
@@ -115,9 +117,8 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
             own = [module.cls_embedding]
         elif isinstance(module, VisionTower):
             own = [module.boi, module.eoi]
-        elif isinstance(module, RotaryFrequencies):
-            if not getattr(module.inv_freq, "_is_hf_initialized", False):
-                module.inv_freq.copy_(module.computed())
+        elif isinstance(module, RotaryFrequencies) and not getattr(module.inv_freq, "_is_hf_initialized", False):
+            module.inv_freq.copy_(module.computed())
         for parameter in own:
             if not getattr(parameter, "_is_hf_initialized", False):
                 nn.init.normal_(parameter, std=0.02)
@@ -245,7 +246,7 @@ def _pattern(
         if mask.shape[1] != queries:
             raise UsageError(
                 f"attention_mask has {mask.shape[1]} positions; {past} are in the cache and {queries} are new",
-                why="a picture takes more positions than its tokens, and the mask counts them once they are in the cache",
+                why="a picture takes more positions than its tokens, and once in the cache the mask counts them",
                 next=f"give a mask of {keys} positions, of the {queries} new ones, or none",
             )
         mask = F.pad(mask, (past, 0), value=1)

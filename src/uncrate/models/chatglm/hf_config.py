@@ -1,4 +1,4 @@
-"""config.json of a ChatGLM as transformers' configuration object: every key kept, and the native typed config from it."""
+"""config.json of a ChatGLM as transformers' configuration object: every key kept, the native config from it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from uncrate.families.chatglm import read_config
 ALIASES = {"num_hidden_layers": "num_layers", "vocab_size": "padded_vocab_size", "head_dim": "kv_channels"}
 # How attention runs is a choice of the process that opens a checkpoint, never a fact of its file.
 _NOT_KEPT = frozenset(
-    ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset")
-    + ("experts_implementation", "_experts_implementation", "_experts_implementation_internal", "output_attentions")
+    (
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_attn_implementation_autoset",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "output_attentions",
+    )
 )
 
 
