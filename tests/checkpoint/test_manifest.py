@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -173,15 +173,21 @@ print(" ".join(name for name in sys.argv[2:] if name in sys.modules))
 """
 
 
-def test_a_folder_needs_no_heavy_import_and_a_tenth_of_a_second(tmp_path: Path) -> None:
+def test_a_folder_needs_no_heavy_import_and_less_than_0_3_seconds(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(_large(tmp_path)), *HEAVY]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = _child_seconds()
         found = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(_child_seconds() - start)
         assert found.stdout.split() == [], found.stdout
     assert min(seconds) < 0.3
+
+
+def _child_seconds() -> float:
+    """Processor seconds of all child processes so far: a busy machine does not count."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def test_the_import_test_can_fail(tmp_path: Path) -> None:

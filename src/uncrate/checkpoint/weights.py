@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -47,7 +46,11 @@ def read_weights(files: Files, notes: list[str], *, adapter: bool = False) -> We
     pickles = [entry for name, entry in here.items() if name == PICKLES[0] or _PICKLE_SHARD.fullmatch(name)]
     if pickles:
         return _pickles(pickles)
-    others = sorted(name for name in here if name.endswith((".safetensors", ".gguf", ".bin", ".pt", ".pth")))
+    others = sorted(
+        name
+        for name in here
+        if name.endswith((".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx"))
+    )
     if others:
         notes.append(
             f"not read as weights: {', '.join(map(escape, others[:5]))}: only {SINGLE} or its numbered shards are"
@@ -193,6 +196,9 @@ def _read_headers(files: Files, entries: list[FileEntry], faults: list[str]) -> 
     if files.commit is None or len(entries) < 2:
         results = [one(entry) for entry in entries]
     else:
+        # Only the hub needs threads, and a folder is read sooner than they are imported.
+        from concurrent.futures import ThreadPoolExecutor
+
         pool = ThreadPoolExecutor(8, thread_name_prefix="uncrate-headers")
         try:
             results = list(pool.map(one, entries))
