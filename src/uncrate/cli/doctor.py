@@ -25,6 +25,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "serve": ("the HTTP server", ("fastapi", "uvicorn", "sse-starlette", "prometheus-client")),
     "zh-metrics": ("the Chinese scores of GLM-4's old scripts", ("jieba", "rouge-chinese", "nltk")),
+    "chatglm3": ("the tokenizers of ChatGLM3 and ChatGLM2", ("sentencepiece",)),
     "recipes": ("training the bundled checkpoint anew", ("scikit-learn",)),
 }
 

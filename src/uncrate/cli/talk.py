@@ -130,7 +130,7 @@ class Talk:
             raise MessageError("a picture belongs to the first question of a conversation", next=_CLEAR)
         from uncrate.models.chatglm.image import open_picture
 
-        path = str(Path(rest.strip("'\"")).expanduser())
+        path = str(Path(rest.strip("'\"")).expanduser().absolute())
         picture = open_picture(path)
         self.picture = path
         self._say(f"{escape(path, 400)}: {picture.width} x {picture.height}; now ask about it")
