@@ -13,7 +13,18 @@ import typer
 
 from uncrate import show
 from uncrate.cli import sampling
-from uncrate.cli.options import AllowMissing, AllowUnexpected, AsJson, Device, Dtype, Route, Subfolder, Where
+from uncrate.cli.options import (
+    Adapters,
+    AllowMissing,
+    AllowUnexpected,
+    AsJson,
+    Base,
+    Device,
+    Dtype,
+    Route,
+    Subfolder,
+    Where,
+)
 from uncrate.cli.output import print_document
 from uncrate.cli.waiting import waiting
 from uncrate.errors import PictureError, UsageError, escape
@@ -51,6 +62,8 @@ def command(
     allow_missing: AllowMissing = None,
     allow_unexpected: AllowUnexpected = None,
     subfolder: Subfolder = None,
+    base: Base = None,
+    adapter: Adapters = None,
     as_json: AsJson = False,
 ) -> int:
     """Talk to a checkpoint about a picture.
@@ -76,6 +89,8 @@ def command(
         allow_missing=tuple(allow_missing or ()),
         allow_unexpected=tuple(allow_unexpected or ()),
         subfolder=subfolder,
+        base=base,
+        adapters=tuple(adapter or ()),
     )
     picture = _one_picture(image or [])
     if as_json and prompt is None:

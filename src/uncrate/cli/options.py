@@ -34,3 +34,11 @@ AllowUnexpected = Annotated[
     list[str] | None,
     typer.Option("--allow-unexpected", metavar="PATTERN", help="Tensors that may be left over; repeatable."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="The model under an adapter, in place of the one that it names."),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="ADAPTER", help="A LoRA adapter to put on the model; repeatable."),
+]

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 
 from uncrate import show
-from uncrate.cli.options import AllowMissing, AllowUnexpected, AsJson, Device, Dtype, Route, Subfolder, Task, Where
+from uncrate.cli.options import (
+    Adapters,
+    AllowMissing,
+    AllowUnexpected,
+    AsJson,
+    Base,
+    Device,
+    Dtype,
+    Route,
+    Subfolder,
+    Task,
+    Where,
+)
 from uncrate.cli.output import print_document
 from uncrate.open import plan
 from uncrate.plan import Options
@@ -20,6 +32,8 @@ def command(
     allow_missing: AllowMissing = None,
     allow_unexpected: AllowUnexpected = None,
     subfolder: Subfolder = None,
+    base: Base = None,
+    adapter: Adapters = None,
     as_json: AsJson = False,
 ) -> int:
     """Show how a checkpoint would be opened.
@@ -34,6 +48,8 @@ def command(
         allow_missing=tuple(allow_missing or ()),
         allow_unexpected=tuple(allow_unexpected or ()),
         subfolder=subfolder,
+        base=base,
+        adapters=tuple(adapter or ()),
     )
     decided = plan(where, options)
     if as_json:
