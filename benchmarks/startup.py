@@ -2,10 +2,10 @@
 
     python benchmarks/startup.py [--tensors 200] [--repeats 9]
 
-The checkpoint is made here: a GLM-4 text config with that many tensors or so in four shards. `uncrate inspect` reads the
+The checkpoint is made here: a GLM-4 text config with about so many tensors, in four shards. `uncrate inspect` reads the
 config, every tensor's name, dtype, shape and byte range, and prints them as a sheet; `AutoConfig.from_pretrained` reads
 the config of the same size in transformers' own Glm layout. Each figure is the median of the repeats, the commands
-interleaved, the files in the page cache; ratios hold where seconds drift. The result is benchmarks/results/startup.json.
+interleaved, the files in the page cache; ratios hold where seconds drift. Results: benchmarks/results/startup.json.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -14,8 +15,8 @@ from uncrate.open import inspect, open, plan
 
 WHERE = "nano"
 PICTURES = Path(__file__).parent.parent / "nano" / "pictures"
-PICTURE = "two.png"
-QUESTIONS = ("What digit is red?", "有几个数字？", "左边的数字是几？", "How many digits are there?")
+PICTURE = PICTURES / "two-digits.png"
+QUESTIONS = ("What digit is red?", "How many digits are there?", "有几个数字？", "红色的数字是几？")
 _SHOWN = ("model", "weights", "tokenizer", "code", "route", "memory", "code that runs")
 
 
@@ -25,23 +26,43 @@ def command() -> int:
     Shows what the bundled checkpoint is, and its answers in English and Chinese.
     """
     on = show.colours(sys.stdout)
-    print(show.paint("what is there (uncrate inspect nano; uncrate plan nano)", show.BOLD, on))
+    print(show.paint("what is there, and what will be done", show.BOLD, on))
     rows = [*inspect(WHERE).sheet(), *plan(WHERE).sheet()]
     print(show.sheet([row for row in rows if row[0] in _SHOWN], stream=sys.stdout), flush=True)
     start = time.perf_counter()
     with waiting("opening nano"):
         opened = open(WHERE)
-    picture = PICTURES / PICTURE
-    print(f"\nopened in {show.seconds_text(time.perf_counter() - start)}; asked about {picture}", flush=True)
+    took = show.seconds_text(time.perf_counter() - start)
+    print(show.paint(f"\nopened in {took}; asked about {shown_path(PICTURE)}", show.BOLD, on), flush=True)
+    greedy = asdict(Flags(greedy=True, max_tokens=64).over(opened.sampling))
     for question in QUESTIONS:
         start = time.perf_counter()
-        messages = [{"role": "user", "image": str(picture), "content": question}]
-        text = opened.generate([messages], **asdict(Flags(greedy=True, max_tokens=64).over(opened.sampling)))[0].text
-        took = show.paint(f"({show.seconds_text(time.perf_counter() - start)})", show.DIM, on)
-        print(f"  {question}  {show.paint(show.answer_text(text, sys.stdout), show.GREEN, on)}  {took}", flush=True)
+        (answer,) = opened.generate([[{"role": "user", "image": str(PICTURE), "content": question}]], **greedy)
+        took = show.seconds_text(time.perf_counter() - start)
+        said = show.paint(show.answer_text(answer.text, sys.stdout), show.GREEN, on)
+        print(f"  {question}  {said}  {show.paint(f'({took})', show.DIM, on)}", flush=True)
     print(show.paint("\nnext", show.BOLD, on))
-    print(f'  uncrate chat nano -p "{QUESTIONS[0]}" -i {picture}')
-    print("  uncrate chat nano                 a conversation; /image PATH gives it a picture")
-    print("  uncrate plan ./your-checkpoint    what would be done with a checkpoint of yours")
-    print("  uncrate doctor                    what this machine has")
+    program = shown_program()
+    for arguments, purpose in (
+        (f'chat nano -p "{QUESTIONS[0]}" -i {shown_path(PICTURE)}', "one question, the answer alone"),
+        ("chat nano", "a conversation; /image PATH gives it a picture"),
+        ("plan ./your-checkpoint", "what would be done with a checkpoint of yours"),
+        ("doctor", "what this machine has"),
+    ):
+        print(f"  {program} {arguments}\n      {show.paint(purpose, show.DIM, on)}")
     return 0
+
+
+def shown_program() -> str:
+    """Return how this program is started from here: by its name where the shell finds it, else by its path."""
+    started = Path(sys.argv[0])
+    if started.name != "uncrate":
+        return "python -m uncrate"
+    found = shutil.which("uncrate")
+    return "uncrate" if found and Path(found).resolve() == started.resolve() else shown_path(started.absolute())
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as short as it can be typed from the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
