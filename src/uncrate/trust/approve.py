@@ -118,10 +118,10 @@ def revoke(
 def approved_sources(
     closure: str, *, lock_path: Path | None = None, store: Store | None = None
 ) -> tuple[Approved, dict[str, bytes]]:
-    """Return the approval of a closure and the bytes of each of its files, by path: for a process that has only the hash.
+    """Return the approval of a closure and the bytes of its files, by path: for a process that has only the hash.
 
-    Every byte is hashed again. Raises NotApproved when the lock does not approve the closure, or revokes it or a file of
-    it; TrustError when the bytes are not kept here or were altered.
+    Every byte is hashed again. Raises NotApproved when the lock does not approve the closure or revokes any of
+    it, TrustError when the bytes are not kept here or were altered.
     """
     lock = load_lock(path=lock_path)
     entry = next((approval for approval in reversed(lock.approvals) if approval.closure == closure), None)

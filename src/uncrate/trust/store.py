@@ -48,7 +48,7 @@ class Store:
             return None
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-                raise _altered(path, "it is not a plain file") from error
+                raise _altered(path, "it is not a plain file") from None
             raise TrustError(
                 "the stored code cannot be read", where=escape(str(path), 400), why=error.strerror
             ) from error
