@@ -19,6 +19,8 @@ COMMANDS = {
     "inspect": "uncrate.cli.inspect",
     "plan": "uncrate.cli.plan",
     "chat": "uncrate.cli.chat",
+    "data": "uncrate.cli.data",
+    "merge": "uncrate.cli.merge",
     "doctor": "uncrate.cli.doctor",
 }
 
