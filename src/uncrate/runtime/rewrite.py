@@ -1,4 +1,4 @@
-"""A checkpoint written anew from a plan, tensor by tensor: adapters folded in, dtype changed, every file beside it kept.
+"""A checkpoint written anew from a plan, tensor by tensor: adapters folded in, dtype changed, files beside it kept.
 
 Only one tensor is in memory at a time; no model is built.
 """
@@ -6,7 +6,7 @@ Only one tensor is in memory at a time; no model is built.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,18 +58,15 @@ def rewrite(
 ) -> Written:
     """Write the plan's model into the new folder `out`, its adapters folded into its weights.
 
-    dtype: "auto" keeps every tensor's own. `skip` names files that are not copied; `finish` adds files of its own to the
-    folder before it is moved into place. Every stored tensor is kept, those that no parameter needs as well. Raises
+    dtype: "auto" keeps every tensor's own. `skip` names files that are not copied; `finish` adds files of its own to
+    the folder before it is moved into place. Every stored tensor is kept, those that no parameter needs as well. Raises
     UsageError for a place that is taken, DoesNotFit, and what reading raises.
     """
     limit = parse_size(shard_size)
     manifest = plan.manifest
-    mapped = _map_all(manifest)
+    mapped = map_files(manifest, manifest.weights.tensors)
     pieces, changed = _pieces(plan, mapped, dtype)
-    copied = [
-        file.path for file in manifest.files if not file.path.endswith(_WEIGHTS) and file.path != _ADAPTER
-    ]
-    copied = [path for path in copied if not skip(path)]
+    copied = [path for path in copied_files(manifest) if not skip(path)]
     size = sum(piece.size for piece in pieces)
     sources = [item.source.folder for item in (manifest, *(a.manifest for a in plan.adapters)) if _is_local(item)]
     with written_aside(out, size=size, force=force, sources=sources) as folder:
@@ -87,10 +84,17 @@ def _is_local(manifest: Manifest) -> bool:
     return isinstance(manifest.source, LocalSource)
 
 
-def _map_all(manifest: Manifest) -> dict[str, MappedFile]:
-    files = manifest.weights.files
+def map_files(manifest: Manifest, names: Iterable[str]) -> dict[str, MappedFile]:
+    """Map the weight files that hold these stored tensors; a hub's are fetched first."""
+    wanted = {manifest.weights.tensors[name].file for name in names}
+    files = [file for file in manifest.weights.files if file.path in wanted]
     paths = manifest.open().local_many([file.path for file in files])
     return {file.path: MappedFile(path, file.path, file.size) for file, path in zip(files, paths, strict=True)}
+
+
+def copied_files(manifest: Manifest) -> list[str]:
+    """The files of a checkpoint that are kept as they are when its weights are written anew."""
+    return [file.path for file in manifest.files if not file.path.endswith(_WEIGHTS) and file.path != _ADAPTER]
 
 
 def copy_files(manifest: Manifest, paths: Sequence[str], folder: Path) -> None:
@@ -184,4 +188,3 @@ def _fold(weight: Tensor, delta: Delta) -> Tensor:
 def _fold_bias(bias: Tensor, delta: Delta) -> Tensor:
     assert delta.bias is not None
     return bias.to(_wide(bias)) + delta.bias.to(_wide(bias)) * delta.scale
-

@@ -69,9 +69,11 @@ def cut(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
 
 def write_weights(pieces: Sequence[Piece], folder: Path, *, limit: int, progress: Progress) -> list[str]:
     """Write all pieces into `folder`: model.safetensors, or numbered shards and their index. Returns the file names."""
-    shards = cut(pieces, limit)
+    shards = cut(pieces, limit) or [[]]
     total = sum(piece.size for piece in pieces)
-    names = [SINGLE] if len(shards) < 2 else [f"model-{i:05}-of-{len(shards):05}.safetensors" for i, _ in _count(shards)]
+    names = [SINGLE]
+    if len(shards) > 1:
+        names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     written = 0
     for name, shard in zip(names, shards, strict=True):
         written = _write_file(folder / name, shard, written, total, progress)
@@ -81,10 +83,6 @@ def write_weights(pieces: Sequence[Piece], folder: Path, *, limit: int, progress
         (folder / INDEX).write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         names.append(INDEX)
     return names
-
-
-def _count(shards: list[list[Piece]]) -> list[tuple[int, list[Piece]]]:
-    return list(enumerate(shards, 1))
 
 
 def _write_file(path: Path, shard: Sequence[Piece], written: int, total: int, progress: Progress) -> int:
