@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uncrate.checkpoint.adapter import FILE
@@ -121,9 +121,11 @@ def _read_base(adapter: Manifest, chosen: str | None) -> tuple[Manifest, str, li
     source = _parse(adapter, named)
     if isinstance(source, LocalSource):
         return _read_folder(adapter, source, named), FILE, []
+    if isinstance(adapter.source, HubSource):
+        source = replace(source, access=adapter.source.access)
     revision = adapter.adapter.config.get("revision")
     if source.revision is None and isinstance(revision, str) and revision:
-        source = HubSource(source.repo, revision)
+        source = HubSource(source.repo, revision, source.access)
     try:
         base = _first_there(source)
     except HubError as error:
@@ -187,7 +189,7 @@ def _first_there(source: Source) -> Manifest:
     first: HubError | None = None
     for repo in repos:
         try:
-            return read_manifest(HubSource(repo, source.revision))
+            return read_manifest(HubSource(repo, source.revision, source.access))
         except HubError as error:
             first = first or error
     assert first is not None

@@ -44,7 +44,7 @@ class HubClient:
     def __init__(self, source: HubSource) -> None:
         self._source = source
         self._endpoint = _endpoint()
-        self._token = settings.hub_token()
+        self._token = settings.hub_token() if source.access.token is None else source.access.token
 
     def listing(self) -> Listing:
         """Resolve the revision to a commit and list its files; HubError says why that cannot be done."""
@@ -54,7 +54,7 @@ class HubClient:
         """Return bytes [start, end) of a file of `size` bytes, and take no more of it."""
         return self._patiently(lambda: self._range(path, commit, start, end, size), path) if start < end else b""
 
-    def download(self, path: str, commit: str, cache: Path, *, silent: bool) -> Path:
+    def download(self, path: str, commit: str, cache: Path, *, silent: bool, again: bool = False) -> Path:
         """Return the file's path in the cache folder, after downloading it; a bar on a terminal unless `silent`."""
         try:
             found = hub.hf_hub_download(
@@ -62,6 +62,7 @@ class HubClient:
                 path,
                 revision=commit,
                 cache_dir=cache,
+                force_download=again,
                 endpoint=self._endpoint,
                 token=self._token,
                 etag_timeout=TIMEOUT,

@@ -76,5 +76,5 @@ def open_files(
     # The hub's client is heavy and only the hub needs it.
     from uncrate.checkpoint.hubfiles import HubFiles
 
-    pinned = HubSource(source.repo, commit) if commit else source
+    pinned = HubSource(source.repo, commit, source.access) if commit else source
     return HubFiles(source, pinned=pinned, subfolder=inside, offline=offline)

@@ -29,8 +29,13 @@ class HubFiles:
         self.source: Source = source
         self._pinned = pinned
         self._prefix = f"{subfolder}/" if subfolder else ""
+        access = source.access
+        offline = access.offline if offline is None else offline
         self._offline = settings.hub_offline() if offline is None else offline
-        self._cache = RepoCache(settings.hub_cache(), source.repo)
+        self._cache = RepoCache(access.cache or settings.hub_cache(), source.repo)
+        # Files to be fetched again even though the cache holds them, until each has been.
+        self._stale = access.refresh and not self._offline
+        self._renewed: set[str] = set()
         self._client = HubClient(pinned)
         self._notes: list[str] = []
         self._remembered = pinned.pinned
@@ -69,7 +74,7 @@ class HubFiles:
         return CheckpointError(f"{names} {be} not in the repository at commit {self.commit}", where=where)
 
     def read(self, path: str, limit: int) -> bytes:
-        if self._path(path).exists():
+        if self._here(path):
             return self._cached(path).read(self._prefix + path, limit)
         size = self._size(path)
         if size > limit:
@@ -80,7 +85,7 @@ class HubFiles:
         return self._cached(path).read(self._prefix + path, limit)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        if self._path(path).exists():
+        if self._here(path):
             return self._cached(path).read_range(self._prefix + path, start, end)
         size = self._size(path)
         if not 0 <= start <= end <= size:
@@ -96,7 +101,7 @@ class HubFiles:
 
     def local_many(self, paths: Sequence[str], progress: Progress | None = None) -> tuple[Path, ...]:
         self.require(paths)
-        wanted = [(path, self._size(path)) for path in dict.fromkeys(paths) if not self._path(path).exists()]
+        wanted = [(path, self._size(path)) for path in dict.fromkeys(paths) if not self._here(path)]
         self._check_disk(sum(size for _, size in wanted))
         for number, (path, size) in enumerate(wanted, 1):
             if progress is not None:
@@ -112,7 +117,7 @@ class HubFiles:
 
     def prefetch(self, paths: Sequence[str]) -> None:
         self._list()
-        wanted = [path for path in paths if path in self._entries and not self._path(path).exists()]
+        wanted = [path for path in paths if path in self._entries and not self._here(path)]
         if self._offline or len(wanted) < 2:
             return
         side_by_side(lambda path: self._download(path, silent=True), wanted)
@@ -179,6 +184,9 @@ class HubFiles:
         check_path(path)
         return self._cache.folder / "snapshots" / str(self.commit) / self._prefix / path
 
+    def _here(self, path: str) -> bool:
+        return self._path(path).exists() and (not self._stale or path in self._renewed)
+
     def _cached(self, path: str) -> LocalFiles:
         snapshot = self._cache.snapshot(str(self.commit))
         if snapshot is None:
@@ -186,13 +194,15 @@ class HubFiles:
         return snapshot
 
     def _download(self, path: str, *, silent: bool = False) -> Path:
-        place = self._path(path)
-        if place.exists():
-            return place
+        if self._here(path):
+            return self._path(path)
         self._size(path)
         if self._offline:
             raise self.missing(path)
-        found = self._client.download(self._prefix + path, str(self.commit), self._cache.root, silent=silent)
+        found = self._client.download(
+            self._prefix + path, str(self.commit), self._cache.root, silent=silent, again=self._stale
+        )
+        self._renewed.add(path)
         self._remember()
         return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -41,12 +41,27 @@ class LocalSource:
         return self.text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How the hub is reached, where the caller says so instead of the environment.
+
+    cache: the cache folder. token: a token, True for the stored one, False for none. offline: read from the cache
+    alone. refresh: fetch files again that the cache holds.
+    """
+
+    cache: Path | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    offline: bool | None = None
+    refresh: bool = False
+
+
 @dataclass(frozen=True)
 class HubSource:
     """A model repository on the hub, at a branch, tag or commit; None is its default branch."""
 
     repo: str
     revision: str | None = None
+    access: Access = field(default=Access(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
