@@ -15,6 +15,7 @@ from uncrate.checkpoint.jsonfile import CONFIG_LIMIT, parse_json, parse_object, 
 from uncrate.checkpoint.source import LocalSource, Source, parse_source
 from uncrate.checkpoint.weights import read_weights
 from uncrate.errors import CheckpointError, MalformedJSON, escape
+from uncrate.show import size_text
 
 __all__ = ["Adapter", "FileEntry", "Manifest", "Redirect", "TensorEntry", "Weights", "read_manifest"]
 
@@ -174,18 +175,6 @@ def weights_text(weights: Weights) -> str:
     )
     counts = f"{len(weights.tensors):,} tensors, {weights.parameters:,} parameters"
     return f"{counts}, {size_text(weights.bytes)}, {dtypes or 'no dtype'}"
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as people read it: 1,234 bytes, 12.3 MB, 18.8 GB (powers of 1000)."""
-    if size < 10_000:
-        return f"{size:,} bytes"
-    value = float(size)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 1000:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1000:,.1f} TB"
 
 
 def _names(names: list[str], shown: int) -> str:

@@ -13,7 +13,8 @@ from uncrate import devices
 from uncrate.checkpoint.manifest import Manifest
 from uncrate.plan.choices import choose_dtype, choose_task, stored_name, weight_problems
 from uncrate.plan.routes import choose_route
-from uncrate.plan.values import FLOATS, ITEM_BYTES, Assignment, Options, Plan, size_text
+from uncrate.plan.values import FLOATS, ITEM_BYTES, Assignment, Options, Plan
+from uncrate.show import size_text
 
 
 def plan_foreign(manifest: Manifest, options: Options, device: devices.Device) -> Plan:

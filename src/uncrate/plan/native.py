@@ -14,7 +14,8 @@ from uncrate.checkpoint.manifest import Manifest
 from uncrate.errors import escape
 from uncrate.families.family import Family
 from uncrate.plan.choices import choose_dtype, choose_task, stored_name, weight_problems
-from uncrate.plan.values import FLOATS, ITEM_BYTES, Assignment, LeftOut, Options, Plan, size_text
+from uncrate.plan.values import FLOATS, ITEM_BYTES, Assignment, LeftOut, Options, Plan
+from uncrate.show import size_text
 
 
 def plan_native(

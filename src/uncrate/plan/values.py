@@ -9,6 +9,7 @@ from uncrate import devices
 from uncrate.adapters import AdapterPlan
 from uncrate.checkpoint.manifest import Manifest, TensorEntry
 from uncrate.errors import PlanError, UsageError, escape
+from uncrate.show import size_text
 
 if TYPE_CHECKING:
     from uncrate.plan.routes import Foreign
@@ -186,13 +187,3 @@ def check(plan: Plan) -> None:
 def _some(names: tuple[str, ...], limit: int = 3) -> str:
     shown = ", ".join(escape(name) for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def size_text(count: int) -> str:
-    """Return a byte count for a person: 17.5 GB, 3.2 MB (powers of ten)."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
