@@ -11,6 +11,7 @@ another rank) takes the bytes from the store of approved code, which checks hash
 from __future__ import annotations
 
 import builtins
+import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from uncrate.errors import CodeError, MissingPackage, NotApproved, UncrateError, escape
+from uncrate.errors import CodeError, MissingPackage, UncrateError, escape
 
 PACKAGE = "uncrate.runtime.approved"
 ORIGIN = "/dev/null/uncrate"
@@ -65,6 +66,11 @@ class Closure:
             return "", True
         return None
 
+    def home(self, module: str) -> str:
+        """Return the package that is the root for a module's absolute imports: its repository's."""
+        first = module[len(self.package) + 1 :].partition(".")[0]
+        return f"{self.package}.{first}" if first.startswith("from_") and "." in module[len(self.package) + 1 :] else self.package
+
     def hooks(self) -> Any:
         """Return the compatibility hooks of this closure, made on first use."""
         if "made" not in self._hooks:
@@ -92,10 +98,10 @@ def register_closure(
     with _lock:
         known = _closures.get(closure_hash)
         if known is not None:
-            if dict(known.files) != dict(files):
+            if dict(known.files) != {python_path(path): data for path, data in files.items()}:
                 raise CodeError(f"closure {closure_hash[:8]} was registered with other bytes", why="one hash names one content")
             return known
-        closure = Closure(closure_hash, MappingProxyType(dict(files)), siblings, compat)
+        closure = Closure(closure_hash, MappingProxyType({python_path(path): data for path, data in files.items()}), siblings, compat)
         _closures[closure_hash] = closure
         return closure
 
@@ -145,6 +151,21 @@ def load_class(
     return found
 
 
+def python_path(path: str) -> str:
+    """Return where a closure file lies among the importable modules: a file of another repository
+    (`owner/name--file.py`) lies in a folder named after it, all others where they are.
+    """
+    repo, mark, inner = path.rpartition("--")
+    if not mark:
+        return path
+    return f"from_{re.sub(r'[^0-9A-Za-z]', '_', repo)}_{hashlib.sha256(repo.encode()).hexdigest()[:8]}/{inner}"
+
+
+def module_name(path: str) -> str:
+    """Return the dotted module name of a closure file, as in the reference that `load_class` takes."""
+    return python_path(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def closure_of(name: str) -> str | None:
     """Return the closure hash in a module name such as `__module__` of a class, or None when it is not checkpoint code."""
     if not name.startswith(f"{PACKAGE}.c"):
@@ -171,7 +192,7 @@ class ApprovedFinder(importlib.abc.MetaPathFinder):
             return None
         closure_hash = closure_of(fullname)
         module = fullname[len(PACKAGE) + 1 :].partition(".")[2]
-        closure = _find_closure(closure_hash) if closure_hash else None
+        closure = find_closure(closure_hash) if closure_hash else None
         found = closure.path_of(module) if closure else None
         if closure is None or found is None:
             raise ModuleNotFoundError(f"the approved code has no module {fullname!r}", name=fullname)
@@ -213,22 +234,16 @@ class ApprovedLoader(importlib.abc.InspectLoader):
         exec(code, module.__dict__)
 
 
-def _find_closure(closure_hash: str) -> Closure:
+def find_closure(closure_hash: str) -> Closure:
     """Return a registered closure, else the approved one from the store; raise `NotApproved` when there is none."""
     with _lock:
         known = _closures.get(closure_hash)
     if known is not None:
         return known
-    files, siblings = _from_store(closure_hash)
+    from uncrate.runtime.closure_store import approved_closure
+
+    files, siblings = approved_closure(closure_hash)
     return register_closure(closure_hash, files, siblings=siblings)
-
-
-def _from_store(closure_hash: str) -> tuple[Mapping[str, bytes], frozenset[str]]:
-    try:
-        from uncrate.trust import store
-    except ImportError as error:
-        raise NotApproved(f"closure {closure_hash[:8]} is not registered in this process") from error
-    return store.approved_closure(closure_hash)
 
 
 def _builtins_for(closure: Closure) -> dict[str, Any]:
@@ -256,8 +271,9 @@ def _importer(closure: Closure) -> Callable[..., ModuleType]:
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         top = name.partition(".")[0]
         if top in closure.siblings:
-            module = importlib.import_module(f"{closure.package}.{name}")
-            return module if fromlist else sys.modules[f"{closure.package}.{top}"]
+            home = closure.home(str((globals or {}).get("__name__") or ""))
+            module = importlib.import_module(f"{home}.{name}")
+            return module if fromlist else sys.modules[f"{home}.{top}"]
         if top == "transformers" and closure.compat:
             found: ModuleType = closure.hooks().import_module(name, tuple(fromlist or ()))
             return found

@@ -151,6 +151,9 @@ class Hooks:
         for table in (self.names.get(module), self.names.get("")):
             if table and name in table:
                 return table[name]()
+        moved = self.modules.get(module)
+        if isinstance(moved, str) and hasattr(self.view(moved), name):
+            return getattr(self.view(moved), name)
         if f"{module}.{name}" in self.modules:
             return self.view(f"{module}.{name}")
         for guess in self.guess:
