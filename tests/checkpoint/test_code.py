@@ -224,6 +224,37 @@ def test_packages_are_listed_with_what_is_missing(tmp_path: Path) -> None:
     assert file.missing_packages == ("zz_gone", "zz_strict")
 
 
+def test_only_what_an_entry_point_needs_stops_it(tmp_path: Path) -> None:
+    files = {
+        "modeling_x.py": "from .a import x\nfrom .configuration_x import C\ntry:\n    from .kernels import k\n"
+        "except Exception:\n    k = None\ndef f():\n    from .late import y\n    from .gone import z\n" + CLASS,
+        "configuration_x.py": "class C: pass\n",
+        "a.py": "import zz_needed\nfrom .nowhere import x\nif 1:\n    from . import old\n",
+        "old.py": "print 'x'\n",
+        "kernels.py": "import zz_triton\n",
+        "late.py": "import zz_late\n",
+        "tokenization_x.py": "import zz_tokenizer\nclass T: pass\n",
+        "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["tokenization_x.T", "tokenization_x.Fast"]}},
+    }
+    config = {"auto_map": {"AutoModel": "modeling_x.XModel", "AutoConfig": "configuration_x.C"}}
+    code = code_of(tmp_path, files, config=config)
+
+    def faults(auto_class: str, slot: int | None = None) -> list[str]:
+        entry = code.entry(auto_class, slot=slot)
+        assert entry is not None
+        return list(code.faults(entry))
+
+    assert faults("AutoConfig") == []
+    assert faults("AutoModel") == [
+        "a.py:2: .nowhere is not in the checkpoint, so x cannot be imported",
+        "a.py:1 needs the package zz_needed, which is not installed",
+        "old.py cannot run: line 1: Missing parentheses in call to 'print'. Did you mean print(...)?",
+    ]
+    assert faults("AutoTokenizer", 0) == ["tokenization_x.py:1 needs the package zz_tokenizer, which is not installed"]
+    assert "defines no class Fast" in faults("AutoTokenizer", 1)[0]
+    assert any("modeling_x.py:9: .gone" in problem for problem in code.problems)
+
+
 def test_a_sibling_imported_absolutely_is_served_and_said(tmp_path: Path) -> None:
     code = code_of(tmp_path, {"modeling_x.py": "import configuration_zz as c\n" + CLASS, "configuration_zz.py": ""})
     assert code.file("modeling_x.py").siblings == ("configuration_zz",)

@@ -15,6 +15,7 @@ from checkpoint.checkpoints import write
 from hubserver import HubServer
 from trust.children import child_env
 
+import uncrate.trust
 from uncrate.checkpoint.code import NO_CODE, read_code
 from uncrate.checkpoint.manifest import read_manifest
 from uncrate.errors import CodeError, NotApproved, TrustError, UsageError
@@ -66,7 +67,9 @@ def test_nothing_that_could_run_is_nothing_to_approve(make: Any) -> None:
         approve(code, sha=code.closure, source=source)
     with pytest.raises(CodeError, match="no code that could run"):
         approve(NO_CODE, sha="0" * 8)
-    assert not verify(NO_CODE).approved
+    status = verify(NO_CODE)
+    assert not status.approved and not status.needed
+    status.require()
 
 
 @pytest.mark.parametrize(
@@ -239,3 +242,34 @@ def test_approving_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=child_env(), check=False)
     assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+def test_the_module_itself_is_the_command(make: Any, tmp_path: Path) -> None:
+    from uncrate.trust.surface import review, verify
+
+    code, source = make()
+    assert not verify(source.folder).approved
+    assert code.closure in review(source.folder).to_text()
+    with pytest.raises(NotApproved):
+        uncrate.trust(source.folder, sha="0" * 8)  # type: ignore[operator]
+    lock = tmp_path / "project" / "uncrate.lock"
+    assert uncrate.trust(source.folder, sha=code.closure[:10], note="n", lock=lock).approved  # type: ignore[operator]
+    assert verify(source.folder).approved
+    assert lock.exists()
+
+
+def test_verifying_a_hub_id_asks_the_cache_alone(hub: HubServer) -> None:
+    from uncrate.trust.surface import trust, verify
+
+    hub.commit("owner/x", {"config.json": b'{"auto_map": {"AutoModel": "m.M"}}', "m.py": b"class M: pass\n"})
+    closure = read_code(read_manifest("owner/x")).closure
+    trust("owner/x", sha=closure)
+    asked = len(hub.requests)
+    assert verify("owner/x").approved
+    assert len(hub.requests) == asked
+
+
+def test_code_out_of_reach_is_not_approved(hub: HubServer, make: Any) -> None:
+    code, source = make(config__json={"auto_map": {"AutoModel": "gone/gone--m.M"}}, modeling_x__py=None)
+    status = verify(code, source=source)
+    assert status.needed and not status.approved and "cannot be reached" in status.why

@@ -53,7 +53,9 @@ class Package:
 class CodeFile:
     """One Python file of the closure. `path` is `owner/name--path` for a file of another repository.
 
-    `imports` are the packages outside Python's own library; `unparsable` says why the file cannot run here at all.
+    `imports` are the packages outside Python's own library; `unparsable` says why the file cannot run here at all;
+    `needs` are the files of the closure that importing it imports at once and cannot do without; `unresolved` says
+    which of such imports lead nowhere.
     """
 
     path: str
@@ -65,6 +67,8 @@ class CodeFile:
     findings: tuple[Finding, ...]
     origin: Origin | None = None
     unparsable: str | None = None
+    needs: tuple[str, ...] = ()
+    unresolved: tuple[str, ...] = ()
 
     @property
     def missing_packages(self) -> tuple[str, ...]:
@@ -182,6 +186,32 @@ class Code:
         found.sort(key=lambda e: e.pointer, reverse=True)
         found.sort(key=lambda e: (not e.pointer.startswith("/auto_map"), e.json_file != "config.json", e.json_file))
         return found[0] if found else None
+
+    def faults(self, entry: EntryPoint) -> tuple[str, ...]:
+        """Return what stops `entry` from being used: its own problem, or what importing its file would fail on.
+
+        A file that cannot run, an import that leads nowhere, a package that is not installed. What only other entry
+        points need, what stands in `try`, and what is imported when something is called is no fault.
+        """
+        if entry.problem is not None:
+            return (f"{entry.where}: {entry.problem}",)
+        files = {file.path: file for file in self.files}
+        waiting, seen, faults = [entry.path], {entry.path}, []
+        while waiting:
+            file = files.get(waiting.pop(0))
+            if file is None:
+                continue
+            if file.unparsable:
+                faults.append(f"{escape(file.path)} cannot run: {file.unparsable}")
+            faults += file.unresolved
+            for package in file.imports:
+                if package.name in file.missing_packages:
+                    where = f"{escape(file.path)}:{package.line}"
+                    faults.append(f"{where} needs the package {escape(package.name)}, which is not installed")
+            fresh = [path for path in file.needs if path not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return tuple(faults)
 
     @property
     def missing_packages(self) -> tuple[str, ...]:

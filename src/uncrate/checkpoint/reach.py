@@ -40,6 +40,8 @@ class _Read:
     findings: tuple[Finding, ...]
     pulled_in_by: list[str] = field(default_factory=list)
     packages: dict[tuple[str, bool], Package] = field(default_factory=dict)
+    needs: dict[str, None] = field(default_factory=dict)
+    unresolved: list[str] = field(default_factory=list)
 
 
 class Reach:
@@ -195,39 +197,48 @@ class Reach:
 
     def _relative(self, read: _Read, statement: ImportStatement) -> None:
         package = tuple(read.path.split("/")[:-1])
-        where = f"{escape(read.tree.prefix + read.path)}:{statement.line}"
         shown = "." * statement.level + ".".join(statement.module)
         if statement.level - 1 > len(package):
-            self._problems.append(
-                f"{where}: the import of {escape(shown)} leads out of the checkpoint and is not followed"
-            )
+            self._unresolved(read, statement, f"the import of {escape(shown)} leads out of the checkpoint")
             return
         base = package[: len(package) - statement.level + 1] + statement.module
-        names = [name for name, _ in statement.names]
-        if not self._import(read.tree, base, names, where) and not statement.optional:
-            self._problems.append(
-                f"{where}: {escape(shown)} is not in the checkpoint, so {', '.join(names[:5])} cannot be imported"
+        if not self._import(read, base, statement):
+            names = ", ".join(name for name, _ in statement.names[:5])
+            self._unresolved(
+                read, statement, f"{escape(shown)} is not in the checkpoint, so {names} cannot be imported"
             )
 
-    def _import(self, tree: Tree, base: tuple[str, ...], names: list[str], where: str) -> bool:
-        """Add the files that importing `names` from the module `base` runs; False when one of them is nowhere."""
-        found = tree.locate(base)
+    def _unresolved(self, read: _Read, statement: ImportStatement, what: str) -> None:
+        """Note an import that leads nowhere: it breaks its file when nothing provides for its failing."""
+        if not statement.optional:
+            self._problems.append(f"{_place(read, statement)}: {what}")
+            if statement.when == "import":
+                read.unresolved.append(self._problems[-1])
+
+    def _import(self, read: _Read, base: tuple[str, ...], statement: ImportStatement) -> bool:
+        """Add the files that an import from the module `base` runs; False when a name of it is nowhere."""
+        found = read.tree.locate(base)
         if found is None:
             return False
-        for path in found:
-            self._add(tree, path, where)
+        self._add_all(read, found, statement)
         if found and not found[-1].endswith("/__init__.py"):
             return True
         holder = f"{'/'.join(base)}/__init__.py" if base else ""
+        names = [name for name, _ in statement.names]
         complete = True
-        for name in self._listed(tree, holder) if names == ["*"] else names:
-            inner = tree.locate((*base, name))
+        for name in self._listed(read.tree, holder) if names == ["*"] else names:
+            inner = read.tree.locate((*base, name))
             if inner:
-                for path in inner:
-                    self._add(tree, path, where)
+                self._add_all(read, inner, statement)
             elif inner is None and holder not in found:
                 complete = False
         return complete
+
+    def _add_all(self, read: _Read, paths: tuple[str, ...], statement: ImportStatement) -> None:
+        for path in paths:
+            self._add(read.tree, path, _place(read, statement))
+            if statement.when == "import" and not statement.optional:
+                read.needs[read.tree.prefix + path] = None
 
     def _listed(self, tree: Tree, holder: str) -> tuple[str, ...]:
         """What `import *` from a package imports beyond its own names: the submodules that its `__all__` lists."""
@@ -241,11 +252,8 @@ class Reach:
         installed = is_installed(name)
         # An installed package always wins: torch.py in a checkpoint never stands in for torch.
         sibling = not installed and read.tree.locate((name,)) is not None
-        if sibling:
-            where = f"{escape(read.tree.prefix + read.path)}:{statement.line}"
-            names = [imported for imported, _ in statement.names]
-            if not self._import(read.tree, statement.module, names, where) and not statement.optional:
-                self._problems.append(f"{where}: {escape('.'.join(statement.module))} is not in the checkpoint")
+        if sibling and not self._import(read, statement.module, statement):
+            self._unresolved(read, statement, f"{escape('.'.join(statement.module))} is not in the checkpoint")
         package = Package(name, statement.line, installed, statement.optional, statement.when, sibling)
         must = not statement.optional and statement.when == "import"
         known = read.packages.get((name, sibling))
@@ -263,6 +271,8 @@ class Reach:
             findings=read.findings,
             origin=read.tree.origin,
             unparsable=read.unparsable,
+            needs=tuple(read.needs),
+            unresolved=tuple(read.unresolved),
         )
 
     def _entry(self, reference: Reference, tree: Tree | None, problem: str | None) -> EntryPoint:
@@ -284,3 +294,7 @@ class Reach:
             class_name=reference.class_name,
             problem=problem,
         )
+
+
+def _place(read: _Read, statement: ImportStatement) -> str:
+    return f"{escape(read.tree.prefix + read.path)}:{statement.line}"

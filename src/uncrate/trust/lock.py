@@ -27,6 +27,8 @@ NAME = "uncrate.lock"
 class Approval:
     """What the lock says about one closure: `approved`, or `why` not; which files are new, which were reviewed.
 
+    `needed` is False where there is no code at all, so that nothing has to be approved.
+
     `revoked` when a revocation names the closure or a file of it. `by` is the entry of the lock that approves. `notes`
     tell what else a user should know: a lock that was passed over, bytes that could not be stored.
     """
@@ -40,10 +42,11 @@ class Approval:
     lock: str | None = None
     by: Approved | None = None
     notes: tuple[str, ...] = ()
+    needed: bool = True
 
     def require(self, where: str = "WHERE") -> None:
-        """Raise NotApproved unless approved, with the command that shows the review."""
-        if not self.approved:
+        """Raise NotApproved unless approved or nothing needs it, with the command that shows the review."""
+        if self.needed and not self.approved:
             shown = escape(where)
             raise NotApproved(
                 "the checkpoint's own code is not approved",
@@ -58,6 +61,7 @@ class Approval:
         """Return the fields as `--json` prints them."""
         return {
             "approved": self.approved,
+            "needed": self.needed,
             "why": self.why,
             "closure": self.closure,
             "revoked": self.revoked,
@@ -88,11 +92,14 @@ class Lock:
         new = tuple(file.path for file in code.files if file.sha256 not in reviewed)
         by = next((approval for approval in reversed(self.approvals) if approval.closure == code.closure), None)
         revocation = self._revocation(code)
+        out_of_reach = [r.problem for r in code.redirects if r.kind == "code" and r.problem]
         if revocation is not None:
             approved, by = False, None
             why = f"revoked by {escape(revocation.who)} on {revocation.when}: {revocation.shown}"
         elif not code.files:
-            approved, why = False, "there is no code to approve"
+            approved, why = False, out_of_reach[0] if out_of_reach else "there is no code to approve"
+        elif out_of_reach and by is None:
+            approved, why = False, out_of_reach[0]
         elif by is not None:
             approved, why = True, f"approved by {escape(by.who)} on {by.when}"
         else:
@@ -105,7 +112,16 @@ class Lock:
                     else "; all its files were reviewed, their use is new"
                 )
         return Approval(
-            approved, why, code.closure, revocation is not None, new, known, escape(str(self.path), 400), by, self.notes
+            approved=approved,
+            why=why,
+            closure=code.closure,
+            revoked=revocation is not None,
+            new_files=new,
+            known_files=known,
+            lock=escape(str(self.path), 400),
+            by=by,
+            notes=self.notes,
+            needed=bool(code.files or out_of_reach),
         )
 
     def _revocation(self, code: Code) -> Revocation | None:

@@ -1,0 +1,76 @@
+"""Permission by the name of a checkpoint, as users of Python and the command line ask for it: trust, verify, review."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from uncrate.checkpoint.code import Code, read_code
+from uncrate.checkpoint.manifest import Manifest, read_manifest
+from uncrate.checkpoint.source import parse_source
+from uncrate.trust.approve import approve, lock_for
+from uncrate.trust.lock import Approval, Lock
+from uncrate.trust.review import Review, make_review
+
+Where = str | os.PathLike[str]
+
+
+def read_where(
+    where: Where,
+    *,
+    lock: Where | None = None,
+    subfolder: str | None = None,
+    latest: bool = False,
+    offline: bool | None = None,
+) -> tuple[Manifest, Code, Lock]:
+    """Return the manifest, the code and the lock that holds for `where`. Nothing runs and nothing is written.
+
+    Code in other repositories is read at the commits that the lock pins; `latest` reads it where it is now.
+    """
+    source = parse_source(where)
+    held = lock_for(source, lock_path=Path(lock) if lock is not None else None)
+    manifest = read_manifest(source, subfolder=subfolder, offline=offline)
+    pins = {} if latest else held.pins(str(source))
+    return manifest, read_code(manifest, pins=pins, offline=offline), held
+
+
+def review(where: Where, *, lock: Where | None = None, subfolder: str | None = None, latest: bool = False) -> Review:
+    """Return what a person reads before approving: `.to_text()`, `.to_markdown()`, `.to_dict()`."""
+    manifest, code, held = read_where(where, lock=lock, subfolder=subfolder, latest=latest)
+    return make_review(code, source=str(manifest.source), commit=manifest.commit, lock=held)
+
+
+def trust(
+    where: Where,
+    *,
+    sha: str,
+    who: str | None = None,
+    note: str = "",
+    lock: Where | None = None,
+    subfolder: str | None = None,
+    latest: bool = False,
+) -> Approval:
+    """Approve the code of `where` that was reviewed: `sha` is how its closure's hash starts, eight digits at least.
+
+    Writes uncrate.lock (the one that is found, or `lock`) and the store. Raises UsageError for a `sha` that is none,
+    NotApproved when the code is in another state than the one reviewed, CodeError when there is none.
+    """
+    manifest, code, _ = read_where(where, lock=lock, subfolder=subfolder, latest=latest)
+    return approve(
+        code,
+        sha=sha,
+        source=manifest.source,
+        commit=manifest.commit,
+        who=who,
+        note=note,
+        lock_path=Path(lock) if lock is not None else None,
+    )
+
+
+def verify(where: Where, *, lock: Where | None = None, subfolder: str | None = None) -> Approval:
+    """Return whether the code of `where` is approved, for CI: no network (a hub id is read from the cache), no writes.
+
+    `.require()` raises NotApproved when it is not; a checkpoint without code needs no approval.
+    """
+    _, code, held = read_where(where, lock=lock, subfolder=subfolder, offline=True)
+    return held.status(code)
