@@ -12,11 +12,12 @@ from uncrate.plan import Options, Plan, check, make_plan
 
 if TYPE_CHECKING:
     from uncrate.opened import Opened
+    from uncrate.opened_foreign import OpenedForeign
 
 Where = str | os.PathLike[str]
 
 
-def open(where: Where, options: Options | None = None) -> Opened:
+def open(where: Where, options: Options | None = None) -> Opened | OpenedForeign:
     """Return the checkpoint that `where` names, opened: "./folder", "owner/name[@revision]" or "nano".
 
     An adapter is opened with its base. Raises UncrateError: SourceError, CheckpointError, AdapterError and their kin
@@ -28,10 +29,10 @@ def open(where: Where, options: Options | None = None) -> Opened:
     model, stack = follow_base(manifest, base=options.base, adapters=options.adapters)  # an adapter leads to its base
     plan = make_plan(model, options, stack)  # Manifest -> Plan: everything is decided
 
-    return carry_out(plan)  # Plan -> Opened: the one step that imports torch
+    return carry_out(plan)  # Plan -> Opened | OpenedForeign: the one step that imports torch
 
 
-def carry_out(plan: Plan) -> Opened:
+def carry_out(plan: Plan) -> Opened | OpenedForeign:
     """Do what a plan says and return the opened checkpoint.
 
     The disk reads ahead while torch is being imported. Raises PlanError with every problem before anything is read,
@@ -41,9 +42,13 @@ def carry_out(plan: Plan) -> Opened:
     from uncrate.runtime.mapping import map_weights
 
     mapped = map_weights(plan)
-    from uncrate import opened
+    if plan.route == "native":
+        from uncrate import opened
 
-    return opened.carry_out(plan, mapped)
+        return opened.carry_out(plan, mapped)
+    from uncrate import opened_foreign
+
+    return opened_foreign.carry_out(plan, mapped)
 
 
 def inspect(where: Where, *, subfolder: str | None = None) -> Manifest:

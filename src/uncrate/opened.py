@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from uncrate.errors import MessageError, TokenizerError, UsageError
+from uncrate.answers import Answering, AnswerStream, Cancelled, Generation, Messages, check_conversations
+from uncrate.errors import TokenizerError, UsageError
 from uncrate.generate.loop import Decoded, Limits, decode
 from uncrate.generate.options import Sampling, from_generation_config
 from uncrate.models.chatglm.prompt import batch, encode_chat
@@ -21,30 +22,13 @@ from uncrate.runtime.adapters import AdapterSet
 from uncrate.runtime.carry_out import Report, fill
 from uncrate.runtime.mapping import Mapped
 
-Messages = Sequence[Mapping[str, Any]]
 TOKENIZER_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True)
-class Generation:
-    """One answer. `tokens` end with the stop token where one was drawn; `text` is without it.
-
-    finish_reason: "stop", "length" or "cancelled". seconds: prefill and decode of its whole batch.
-    """
-
-    tokens: tuple[int, ...]
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Opened:
+class Opened(Answering):
     """Here it is: `model` (a torch module in evaluation mode), `tokenizer` (None where the checkpoint has none), the
-    typed
-    `config`, the `plan` that was carried out, and the `report` of what it took.
+    typed `config`, the `plan` that was carried out, and the `report` of what it took.
     """
 
     model: nn.Module
@@ -84,67 +68,23 @@ class Opened:
         tokenizer = self._need_tokenizer()
         vision = self.config.vision
         encoded = [
-            encode_chat(tokenizer, messages, pictures=vision is not None) for messages in _conversations(conversations)
+            encode_chat(tokenizer, messages, pictures=vision is not None)
+            for messages in check_conversations(conversations)
         ]
         return batch(encoded, tokenizer, vision.image_size if vision else None, device=self.device)
 
-    def generate(
-        self,
-        conversations: Sequence[Messages],
-        *,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
+    def _generate(
+        self, conversations: Sequence[Messages], sampling: Sampling, cancelled: Cancelled
     ) -> list[Generation]:
-        """Return one answer for each conversation, all in one batch; options left out are the checkpoint's own.
-
-        temperature 0 is greedy. `cancelled` is asked before every step. Raises what `prepare` raises, and DoesNotFit.
-        """
         inputs = self.prepare(conversations)
-        sampling = merge_sampling(
-            self.sampling,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
         *_, decoded = self._decode(inputs, sampling, cancelled)
         prompts = inputs["attention_mask"].sum(1).tolist()
         return [self._answer(decoded, row, prompt) for row, prompt in enumerate(prompts)]
 
-    def stream(
-        self,
-        messages: Messages,
-        *,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> Stream:
-        """Return the answer to one conversation as an iterator of text pieces; its `result` is there at the end."""
-        sampling = merge_sampling(
-            self.sampling,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
+    def _stream(self, messages: Messages, sampling: Sampling, cancelled: Cancelled) -> Stream:
         return Stream(self, self.prepare([messages]), sampling, cancelled)
 
-    def _decode(
-        self, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Callable[[], bool]
-    ) -> Iterator[Decoded]:
+    def _decode(self, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Cancelled) -> Iterator[Decoded]:
         config = self.config
         limits = Limits(
             layers=config.num_layers,
@@ -197,12 +137,10 @@ class AnswerText:
         return piece
 
 
-class Stream(Iterator[str]):
+class Stream(AnswerStream):
     """Pieces of one answer, each whole characters; `close` cancels it. `result` is the Generation so far."""
 
-    def __init__(
-        self, opened: Opened, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Callable[[], bool]
-    ) -> None:
+    def __init__(self, opened: Opened, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Cancelled) -> None:
         self._opened = opened
         self._closed = False
         self._prompt_tokens = inputs["input_ids"].shape[1]
@@ -235,37 +173,6 @@ class Stream(Iterator[str]):
         if not self._decoded.rows:
             return Generation((), "", "cancelled", self._prompt_tokens, 0, {"prefill": 0.0, "decode": 0.0})
         return self._opened._answer(self._decoded, 0, self._prompt_tokens)
-
-
-def merge_sampling(
-    base: Sampling,
-    *,
-    max_new_tokens: int | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-) -> Sampling:
-    """Return `base` with every option that is not None replaced."""
-    given: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-    }
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
-
-
-def _conversations(conversations: Sequence[Messages]) -> Sequence[Messages]:
-    if isinstance(conversations, Mapping | str) or any(isinstance(item, Mapping | str) for item in conversations):
-        raise MessageError(
-            "a list of conversations is wanted, each a list of messages",
-            next="put the messages in one more list: [messages]",
-        )
-    return conversations
 
 
 def carry_out(plan: Plan, mapped: Mapped) -> Opened:

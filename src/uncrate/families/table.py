@@ -42,3 +42,8 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str] | None:
         if generation is not None:
             return family, generation
     return None
+
+
+def left_out_because(family: str | None, name: str, task: str) -> str | None:
+    """Return why a family leaves a stored tensor out, or None where it does not know the name."""
+    return next((known.derived(name, task) for known in FAMILIES if known.name == family), None)

@@ -12,7 +12,6 @@ from uncrate.plan.values import (
     Options,
     Plan,
     check,
-    size_text,
 )
 
 __all__ = [
@@ -27,5 +26,4 @@ __all__ = [
     "Plan",
     "check",
     "make_plan",
-    "size_text",
 ]

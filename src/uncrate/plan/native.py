@@ -98,7 +98,7 @@ def _match(
         if tensor is None:
             if _allowed(name, options.allow_missing) or name.startswith(family.heads[task]):
                 initialised.append(name)
-            elif manifest.weights.format == "safetensors":
+            elif manifest.weights.format == "safetensors":  # what a pickle holds is known once it is read
                 problems.append(f"missing: {name} {list(shape)} is not in the files")
         elif tensor.dtype not in FLOATS:
             problems.append(f"wrong dtype: {name} is stored as {escape(tensor.dtype)}, a floating type belongs there")

@@ -131,13 +131,11 @@ def _named(code: Code, task: str, entry: str | None) -> EntryPoint | None:
 
 
 def _faults(code: Code, named: EntryPoint | None) -> list[str]:
-    """What would fail when the code runs: known before it runs."""
-    faults = [f"{named.where}: {named.problem}"] if named is not None and named.problem else []
-    faults += [problem for problem in code.problems if problem not in faults]
-    if code.missing_packages:
-        names = " ".join(code.missing_packages)
-        faults.append(f"the code imports packages that are not installed; pip install {escape(names)}")
-    return faults
+    """What would fail when the class is loaded: known before it runs. Other entry points' troubles are not its own.
+
+    The names of missing packages come from the checkpoint: they are told, and never put into a command to copy.
+    """
+    return list(code.faults(named)) if named is not None else list(code.problems)
 
 
 def _transformers_class(config: Mapping[str, Any], entry: str | None) -> str | None:

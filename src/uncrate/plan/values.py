@@ -74,7 +74,8 @@ class LeftOut:
 class Plan:
     """What will be done.
 
-    `problems` lists all that is wrong, one line each; a plan with problems is shown but not carried out. `config` is the
+    `problems` lists all that is wrong, one line each; a plan with problems is shown but not carried out. `config` is
+    the
     family's typed config. `class_reference` is text, "module:Class". `assignments` fill parameters from stored tensors;
     `initialised` parameters are not in the file and allowed not to be. `bytes` counts parameters in their final dtype;
     `mapped` says that they stay in the files' pages, without a private copy. `foreign` tells how a model that is not

@@ -69,8 +69,12 @@ _madvise = _find_madvise() if os.name == "posix" else None
 
 @dataclass(frozen=True)
 class Mapped:
-    """Every weight file that a plan reads, by name, being read ahead in the order in which it will be needed."""
+    """Every weight file that a plan reads, by name, being read ahead in the order in which it will be needed.
 
+    `paths` says where the files lie; pickles are not mapped here, torch maps them itself.
+    """
+
+    paths: Mapping[str, Path]
     files: Mapping[str, MappedFile]
     _stop: threading.Event
 
@@ -86,10 +90,13 @@ def map_weights(plan: Plan) -> Mapped:
     """
     sizes = {file.path: file.size for file in plan.manifest.weights.files}
     names = list(dict.fromkeys(item.tensor.file for item in plan.assignments))
-    source = plan.manifest.open()
-    paths = source.local_many(names)
-    files = {name: MappedFile(path, name, sizes[name]) for name, path in zip(names, paths, strict=True)}
-    mapped = Mapped(files, threading.Event())
+    if plan.manifest.weights.format == "pickle":
+        names = list(sizes)
+    paths = dict(zip(names, plan.manifest.open().local_many(names), strict=True))
+    if plan.manifest.weights.format == "pickle":
+        return Mapped(paths, {}, threading.Event())
+    files = {name: MappedFile(path, name, sizes[name]) for name, path in paths.items()}
+    mapped = Mapped(paths, files, threading.Event())
     _read_ahead(mapped, [(name, sizes[name]) for name in names])
     return mapped
 
