@@ -33,6 +33,7 @@ class OpenedForeign(Answering):
     plan: Plan
     report: Report
     filled: Filled
+    why_no_tokenizer: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -102,9 +103,10 @@ class OpenedForeign(Answering):
     def _need_tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise TokenizerError(
-                "the checkpoint has no tokenizer",
+                "there is no tokenizer",
                 where=str(self.plan.manifest.source),
-                next="copy its tokenizer files beside the weights",
+                why=self.why_no_tokenizer,
+                next="call opened.model with ids of your own",
             )
         return self.tokenizer
 
@@ -128,7 +130,7 @@ class ForeignStream(AnswerStream):
                 self._result = opened._run(inputs, sampling, lambda: self._closed or cancelled(), self._pieces)
             except BaseException as error:  # handed to the reader, who raises it
                 self._error = error
-                self._pieces.end()
+                self._pieces.on_finalized_text("", stream_end=True)
 
         self._thread = threading.Thread(target=work, name="uncrate-generate", daemon=True)
         self._thread.start()
@@ -164,4 +166,4 @@ def carry_out(plan: Plan, mapped: Mapped) -> OpenedForeign:
     """Do what a sound plan says: run the approved code or take transformers' class, fill it, open the tokenizer."""
     report = Report()
     parts = open_foreign(plan, mapped, report)
-    return OpenedForeign(parts.model, parts.tokenizer, parts.config, plan, report, parts.filled)
+    return OpenedForeign(parts.model, parts.tokenizer, parts.config, plan, report, parts.filled, parts.why_no_tokenizer)

@@ -10,13 +10,14 @@ import torch
 
 from uncrate.checkpoint.code import EntryPoint
 from uncrate.checkpoint.jsonfile import thaw
-from uncrate.errors import ConfigError, MissingPackage, escape
+from uncrate.errors import CodeError, ConfigError, MissingPackage, TokenizerError, escape
 from uncrate.plan import Plan
 from uncrate.runtime.build import TORCH_NAMES
 from uncrate.runtime.carry_out import Report
 from uncrate.runtime.custom_code import load_class, module_name
 from uncrate.runtime.fill import Filled
 from uncrate.runtime.foreign import build_config, open_model
+from uncrate.runtime.foreign_tokenizer import open_tokenizer
 from uncrate.runtime.mapping import Mapped
 from uncrate.runtime.pickles import read_pickles
 from uncrate.runtime.tensors import read_tensors
@@ -24,13 +25,15 @@ from uncrate.runtime.tensors import read_tensors
 
 @dataclass(frozen=True)
 class ForeignParts:
-    """What a foreign plan makes: the model, its config object, the tokenizer (None: the checkpoint has none), and what
-    became of every tensor.
+    """What a foreign plan makes: the model, its config object, the tokenizer, and what became of every tensor.
+
+    Where `tokenizer` is None, `why_no_tokenizer` says why; the model can be used without one.
     """
 
     model: Any
     config: Any
     tokenizer: Any
+    why_no_tokenizer: str
     filled: Filled
 
 
@@ -66,8 +69,8 @@ def open_foreign(plan: Plan, mapped: Mapped, report: Report) -> ForeignParts:
         if plan.device.name != "cpu":
             model.to(plan.device.name)
     with report.step("tokenizer"):
-        tokenizer = _open_tokenizer(plan)
-    return ForeignParts(model.eval(), model.config, tokenizer, filled)
+        tokenizer, why = _open_tokenizer(plan)
+    return ForeignParts(model.eval(), model.config, tokenizer, why, filled)
 
 
 def _named(plan: Plan) -> dict[str, Any]:
@@ -154,12 +157,14 @@ def checkpoint_folder(plan: Plan) -> Path:
     return folder
 
 
-def _open_tokenizer(plan: Plan) -> Any:
-    from uncrate.runtime.foreign_tokenizer import open_tokenizer
-
+def _open_tokenizer(plan: Plan) -> tuple[Any, str]:
+    """The tokenizer and "", or None and the reason: a model whose tokenizer cannot be had is still a model."""
     if not plan.manifest.tokenizer:
-        return None
+        return None, "the checkpoint has no tokenizer files"
     assert plan.foreign is not None
     entry = plan.foreign.code.entry("AutoTokenizer") if plan.route == "custom" else None
-    custom = None if entry is None or entry.problem else _load(plan, entry)
-    return open_tokenizer(checkpoint_folder(plan), plan.manifest, custom)
+    try:
+        custom = None if entry is None else _load(plan, entry)
+        return open_tokenizer(checkpoint_folder(plan), custom, where=str(plan.manifest.source)), ""
+    except (TokenizerError, MissingPackage, CodeError) as error:
+        return None, error.what if error.why is None else f"{error.what}: {error.why}"
