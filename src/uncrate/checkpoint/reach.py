@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from uncrate.checkpoint.code import Code, CodeFile, CodeRedirect, EntryPoint, Package, unreached
+from uncrate.checkpoint.codefacts import Code, CodeFile, CodeRedirect, EntryPoint, Package, unreached
 from uncrate.checkpoint.files import Files, open_files
 from uncrate.checkpoint.imports import Facts, ImportStatement, is_installed, is_standard, read_facts
 from uncrate.checkpoint.references import KernelReference, Reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from uncrate.checkpoint.code import Origin
+from uncrate.checkpoint.codefacts import Origin
 from uncrate.checkpoint.files import Files
 from uncrate.checkpoint.imports import Facts
 from uncrate.checkpoint.source import HubSource
