@@ -206,6 +206,8 @@ def test_packages_are_listed_with_what_is_missing(tmp_path: Path) -> None:
         "import torch.nn as nn, zz_gone\nfrom zz_gone.sub import x\n"
         "try:\n    import zz_optional\nexcept ImportError:\n    zz_optional = None\n"
         "if is_zz_available():\n    from zz_checked import f\n"
+        "if SOME_FLAG:\n    import zz_flag\nelse:\n    import zz_other\n"
+        "with suppress(ImportError):\n    import zz_suppressed\n"
         "if TYPE_CHECKING:\n    import zz_types\n"
         "def f():\n    import zz_late\n"
         "try:\n    import zz_strict\nfinally:\n    pass\n"
@@ -218,6 +220,9 @@ def test_packages_are_listed_with_what_is_missing(tmp_path: Path) -> None:
         "zz_optional": (False, True, "import"),
         "zz_checked": (False, True, "import"),
         "zz_types": (False, True, "import"),
+        "zz_flag": (False, True, "import"),
+        "zz_other": (False, True, "import"),
+        "zz_suppressed": (False, True, "import"),
         "zz_late": (False, False, "call"),
         "zz_strict": (False, False, "import"),
     }

@@ -25,6 +25,7 @@ MAX_TOTAL_BYTES = 8 << 20
 MAX_TOTAL_TOKENS = 300_000
 MAX_REPOSITORIES = 8
 MAX_REQUIREMENTS = 64 << 10
+MAX_PREFETCH = 64
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Reach:
     """Collects a closure: add references, then `finish`."""
 
     def __init__(self, files: Files, *, pins: Mapping[str, str], offline: bool | None) -> None:
+        _prefetch(files)
         self._own = Tree.of(files)
         self._pins = pins
         self._offline = offline
@@ -135,6 +137,7 @@ class Reach:
                 raise CodeError(f"code in more than {MAX_REPOSITORIES} other repositories", where=reference.where)
             try:
                 files = open_files(HubSource(repo, self._pins.get(repo)), offline=self._offline)
+                _prefetch(files)
                 self._trees[repo] = Tree.of(files, f"{repo}--")
             except SourceError as error:
                 self._trees[repo] = error
@@ -294,6 +297,13 @@ class Reach:
             class_name=reference.class_name,
             problem=problem,
         )
+
+
+def _prefetch(files: Files) -> None:
+    """Fetch a repository's few code files side by side: one after the other, each waits for the network."""
+    paths = [entry.path for entry in files.entries() if entry.path.endswith(".py") and entry.size <= MAX_BYTES]
+    if len(paths) <= MAX_PREFETCH:
+        files.prefetch(paths)
 
 
 def _place(read: _Read, statement: ImportStatement) -> str:

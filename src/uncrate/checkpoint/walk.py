@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Context(NamedTuple):
-    """Where a node stands: `when` it runs ("import" or "call"), and whether it is `optional` (try, is_x_available)."""
+    """Where a node stands: `when` it runs ("import" or "call"), and whether it is `optional` (in try or if)."""
 
     when: str = "import"
     optional: bool = False
@@ -92,10 +92,20 @@ def _try(node: ast.Try | ast.TryStar, context: Context, late: bool) -> Iterator[
 
 def _if(node: ast.If, context: Context, late: bool) -> Iterator[Placed]:
     yield node.test, context
-    guard = _guard(node.test)
-    body = _called(context) if guard == "main" else _optional(context) if guard else context
-    yield from ((part, body) for part in node.body)
-    yield from ((part, _optional(context) if guard == "available" else context) for part in node.orelse)
+    asks_main = any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test))
+    # What a condition lets in may be absent where the condition does not hold: is_x_available(), TYPE_CHECKING, a flag.
+    choice = context if isinstance(node.test, ast.Constant) else _optional(context)
+    yield from ((part, _called(context) if asks_main else choice) for part in node.body)
+    yield from ((part, choice) for part in node.orelse)
+
+
+def _with(node: ast.With, context: Context, late: bool) -> Iterator[Placed]:
+    suppress = False
+    for item in node.items:
+        yield item, context
+        call = item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr
+        suppress |= (call.id if isinstance(call, ast.Name) else getattr(call, "attr", "")) == "suppress"
+    yield from ((part, _optional(context) if suppress else context) for part in node.body)
 
 
 _SPECIAL: dict[type, Callable[[Any, Context, bool], Iterator[Placed]]] = {
@@ -106,6 +116,7 @@ _SPECIAL: dict[type, Callable[[Any, Context, bool], Iterator[Placed]]] = {
     ast.Try: _try,
     ast.TryStar: _try,
     ast.If: _if,
+    ast.With: _with,
 }
 
 
@@ -127,15 +138,3 @@ def _catches_import(handler: ast.ExceptHandler) -> bool:
         for kind in kinds
     }
     return bool(names & {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
-
-
-def _guard(test: ast.expr) -> str | None:
-    """Say what an `if` asks: "main", "available" (a package, a version, type checking) or None for anything else."""
-    for node in ast.walk(test):
-        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-        if name == "__name__":
-            return "main"
-        low = name.lower()
-        if name in ("TYPE_CHECKING", "find_spec", "version_info") or low.startswith("has_") or "_avail" in low:
-            return "available"
-    return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _ZERO_WIDTH = (
-    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2064\u206a-\u206f\u3164"
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2064\u206a-\u206f\u2028\u2029\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e01ef"
 )
 _CONTROL = "\x00-\x08\x0b\x0e-\x1f\x7f-\x9f"
@@ -19,6 +19,7 @@ _WORD = re.compile(r"\w+")
 _FAR_RIGHT = re.compile(r"[^\s#][ \t]{120,}[^\s#]")
 _ENCODED = re.compile(r"[A-Za-z0-9+/=_\-]{256,}")
 _ESCAPED = re.compile(rb"[A-Za-z0-9+/=_\-]{256,}")
+_POWERFUL = frozenset(("eval", "exec", "compile", "open", "getattr", "setattr", "globals", "vars", "os", "__import__"))
 _SCRIPTS = ("CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU")
 
 
@@ -43,7 +44,11 @@ def _name(char: str, count: int) -> str:
 
 
 def _mixed(word: str) -> str | None:
-    if word.isascii() or not any("a" <= char.lower() <= "z" for char in word):
+    if word.isascii():
+        return None
+    if unicodedata.normalize("NFKC", word) in _POWERFUL:
+        return "WIDE"  # inside an f-string, Python reads it as its own name
+    if not any("a" <= char.lower() <= "z" for char in word):
         return None
     for char in word:
         name = unicodedata.name(char, "") if not char.isascii() else ""
