@@ -18,9 +18,14 @@ COMMANDS = {
     "demo": "uncrate.cli.demo",
     "inspect": "uncrate.cli.inspect",
     "plan": "uncrate.cli.plan",
+    "trust": "uncrate.cli.trust",
+    "verify": "uncrate.cli.verify",
+    "revoke": "uncrate.cli.revoke",
     "chat": "uncrate.cli.chat",
+    "train": "uncrate.cli.train",
     "data": "uncrate.cli.data",
     "merge": "uncrate.cli.merge",
+    "export": "uncrate.cli.export",
     "doctor": "uncrate.cli.doctor",
 }
 

@@ -13,21 +13,43 @@ from uncrate.cli.options import AsJson, Subfolder, Where
 from uncrate.cli.output import print_document
 from uncrate.errors import escape
 from uncrate.open import inspect
+from uncrate.trust.surface import review_of
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List every tensor: name, dtype, shape, file.")]
 
 
-def command(where: Where, as_json: AsJson = False, subfolder: Subfolder = None, tensors: Tensors = False) -> int:
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print the review of the checkpoint's own code as a Markdown page.")
+]
+
+
+def command(
+    where: Where,
+    as_json: AsJson = False,
+    subfolder: Subfolder = None,
+    tensors: Tensors = False,
+    markdown: Markdown = False,
+) -> int:
     """Show what a checkpoint holds.
 
     No tensor is read and no code runs; of a hub id no weights are downloaded.
     """
     manifest = inspect(where, subfolder=subfolder)
+    found = review_of(manifest)
+    if markdown:
+        sys.stdout.write(found.to_markdown())
+        return 0
     if as_json:
-        document = manifest.to_dict()
+        document = {**manifest.to_dict(), "code": {**found.code.to_dict(), "approval": found.approval.to_dict()}}
         print_document({**document, "tensors": _listed(manifest)} if tensors else document)
         return 0
     print(show.sheet(manifest.sheet(), stream=sys.stdout))
+    if found.code.files or found.code.redirects:
+        print("\n" + show.harmless(found.to_text()), end="")
+    elif found.code.entry_points:
+        print(
+            f"\n{len(found.code.entry_points)} entry points name code that is not in the checkpoint: none of it can run"
+        )
     if tensors:
         head = ("tensor", "dtype", "shape", "file")
         rows = [

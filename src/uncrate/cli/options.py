@@ -15,6 +15,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Subfolder = Annotated[
     str | None, typer.Option("--subfolder", metavar="FOLDER", help="The folder inside WHERE that holds the checkpoint.")
 ]
+LockFile = Annotated[
+    str | None,
+    typer.Option("--lock", metavar="FILE", help="The lock to use, in place of the uncrate.lock that is found."),
+]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read .bin weights, by torch's weights-only reader.")]
 Dtype = Annotated[
     str,
     typer.Option(

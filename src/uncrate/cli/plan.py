@@ -8,6 +8,7 @@ from uncrate import show
 from uncrate.cli.options import (
     Adapters,
     AllowMissing,
+    AllowPickle,
     AllowUnexpected,
     AsJson,
     Base,
@@ -31,6 +32,7 @@ def command(
     route: Route = "auto",
     allow_missing: AllowMissing = None,
     allow_unexpected: AllowUnexpected = None,
+    allow_pickle: AllowPickle = False,
     subfolder: Subfolder = None,
     base: Base = None,
     adapter: Adapters = None,
@@ -38,7 +40,7 @@ def command(
 ) -> int:
     """Show how a checkpoint would be opened.
 
-    Exit code 1 when it could not be, with every problem. torch is not imported.
+    Exit code 1 when it could not be, with every problem; 3 when its own code would run and is not approved.
     """
     options = Options(
         dtype=dtype,
@@ -47,6 +49,7 @@ def command(
         route=route,
         allow_missing=tuple(allow_missing or ()),
         allow_unexpected=tuple(allow_unexpected or ()),
+        allow_pickle=allow_pickle,
         subfolder=subfolder,
         base=base,
         adapters=tuple(adapter or ()),
@@ -56,4 +59,6 @@ def command(
         print_document(decided.to_dict())
     else:
         print(show.sheet(decided.sheet(), stream=sys.stdout))
-    return 1 if decided.problems else 0
+    if decided.problems:
+        return 1
+    return 0 if decided.approved else 3

@@ -110,6 +110,13 @@ class Plan:
         return next((item.manifest for item in reversed(self.adapters) if not item.added), self.manifest)
 
     @property
+    def approved(self) -> bool:
+        """Whether nothing would run that the lock does not approve; always so on the other roads than custom code."""
+        if self.foreign is None or self.foreign.route != "custom":
+            return True
+        return self.foreign.approval is not None and self.foreign.approval.approved
+
+    @property
     def code_will_run(self) -> tuple[str, ...]:
         """The checkpoint's own files that will be executed; none on the native road."""
         return self.foreign.will_run if self.foreign else ()

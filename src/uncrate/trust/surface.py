@@ -40,6 +40,13 @@ def review(where: Where, *, lock: Where | None = None, subfolder: str | None = N
     return make_review(code, source=str(manifest.source), commit=manifest.commit, lock=held)
 
 
+def review_of(manifest: Manifest) -> Review:
+    """Return the review of a checkpoint that has been looked at already; its code is read, never run."""
+    held = lock_for(manifest.source)
+    code = read_code(manifest, pins=held.pins(str(manifest.source)))
+    return make_review(code, source=str(manifest.source), commit=manifest.commit, lock=held)
+
+
 def trust(
     where: Where,
     *,
