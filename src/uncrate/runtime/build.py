@@ -36,7 +36,7 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build_empty(cls: type[nn.Module], config: Any) -> nn.Module:
+def build_empty(cls: Callable[[Any], nn.Module], config: Any) -> nn.Module:
     """Return the model with every parameter on the meta device: shapes, no memory."""
     with torch.device("meta"), _NoInitialisation():
         return cls(config)

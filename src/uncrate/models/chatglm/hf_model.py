@@ -131,7 +131,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         if passed.embedded.labels is not None:
             loss = token_loss(passed.hidden, passed.embedded.labels, head)
             if num_items_in_batch is not None:
-                loss = loss * (passed.embedded.labels[:, 1:] != IGNORED).sum() / num_items_in_batch
+                counted = int((passed.embedded.labels[:, 1:] != IGNORED).sum())
+                loss = loss * counted / num_items_in_batch
         keep = 1 if return_last_logit else logits_to_keep
         logits = None if skip_logits else head(passed.hidden[:, -keep:] if keep else passed.hidden)
         output = CausalLMOutputWithPast(

@@ -113,7 +113,7 @@ class ChatGLMModel(nn.Module):
         vectors = self.vision(images.to(device=x.device, dtype=self.dtype))
         places = expand(input_ids, boi, eoi, len(images), vectors.shape[1])
         words = x.gather(1, places.source[..., None].expand(-1, -1, x.shape[-1]))
-        seen = vectors.to(x.dtype).flatten(0, 1)[places.vision.clamp(min=0)]
+        seen = vectors.to(x).flatten(0, 1)[places.vision.clamp(min=0)]
         x = torch.where((places.vision >= 0)[..., None], seen, words)
         ones = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if labels is not None:
@@ -154,7 +154,7 @@ def token_loss(hidden_BEC: Tensor, labels_BE: Tensor, head: nn.Linear) -> Tensor
     Only positions whose label counts get logits, a chunk at a time and again in backward: the whole [B, E, V] in
     float32 would be the memory peak of training.
     """
-    targets = labels_BE[:, 1:]
+    targets = labels_BE[:, 1:].to(hidden_BEC.device)
     counted = targets != IGNORED
     hidden, targets = hidden_BEC[:, :-1][counted], targets[counted]
 
@@ -213,7 +213,7 @@ def pool_last(hidden_BEC: Tensor, mask_BE: Tensor | None) -> Tensor:
     places = torch.arange(hidden_BEC.shape[1], device=hidden_BEC.device)
     if mask_BE is None:
         return hidden_BEC[:, -1]
-    last = (mask_BE.long() * places).argmax(dim=1)
+    last = (mask_BE.to(places.device).long() * places).argmax(dim=1)
     return hidden_BEC[torch.arange(len(hidden_BEC), device=hidden_BEC.device), last]
 
 
