@@ -97,3 +97,8 @@ def debug() -> bool:
 def colour_wanted() -> bool:
     """Whether a terminal may be sent colours: `NO_COLOR` is not set and `TERM` is not dumb."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
+
+
+def set_tensorboard_dir(folder: str) -> None:
+    """Set `TENSORBOARD_LOGGING_DIR`, where transformers now looks for what was `logging_dir`, for this process."""
+    os.environ["TENSORBOARD_LOGGING_DIR"] = folder

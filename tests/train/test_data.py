@@ -24,7 +24,8 @@ SAY = {"role": "assistant", "content": "two"}
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     Image.new("RGB", (8, 6), (200, 10, 10)).save(tmp_path / "a.png")
-    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    Image.effect_noise((64, 64), 90).save(tmp_path / "noise.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "noise.png").read_bytes()[:900])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
