@@ -147,6 +147,7 @@ def write_weights(folder: Path, model: nn.Module, sizes: Sizes) -> None:
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{SHARDS:05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors lets only the owner read, and installed packages keep that
         weight_map.update(dict.fromkeys(shard, file))
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     _write_json(folder / "model.safetensors.index.json", index)

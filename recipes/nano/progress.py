@@ -42,8 +42,10 @@ class Progress:
         self._log.write(json.dumps(entry) + "\n")
         self._log.flush()
 
-    def close(self) -> None:
-        """End the line and the log."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         if sys.stderr.isatty():
             print(file=sys.stderr)
         self._log.close()

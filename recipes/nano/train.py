@@ -162,22 +162,21 @@ def train(lesson: Lesson, settings: Settings, sizes: Sizes, work: Path) -> None:
     done, total = state.load(lesson, optimizer), settings.looking + settings.talking
     if done:
         print(f"going on after step {done} of {total}", file=sys.stderr)
-    progress = Progress(done, total, work / "log.jsonl")
     lesson.train()
-    for step in range(done, total):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, settings)
-        # On short sequences the plain attention is quicker here than the blocked one, whose bfloat16 backward is slow.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            loss = lesson(step)
-            loss.backward()
-        nn.utils.clip_grad_norm_(lesson.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        progress.step(loss.item(), rate_at(step, settings))
-        if (step + 1) % settings.save_every == 0 or step + 1 == total:
-            state.save(step + 1, lesson, optimizer)
-    progress.close()
+    with Progress(done, total, work / "log.jsonl") as progress:
+        for step in range(done, total):
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, settings)
+            # Plain attention is quicker here on short sequences than the blocked kind, whose bfloat16 backward is slow.
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                loss = lesson(step)
+                loss.backward()
+            nn.utils.clip_grad_norm_(lesson.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            progress.step(loss.item(), rate_at(step, settings))
+            if (step + 1) % settings.save_every == 0 or step + 1 == total:
+                state.save(step + 1, lesson, optimizer)
 
 
 def main() -> None:
