@@ -13,6 +13,7 @@ from uncrate.plan import Options, Plan, check, make_plan
 if TYPE_CHECKING:
     from uncrate.opened import Opened
     from uncrate.opened_foreign import OpenedForeign
+    from uncrate.trust.lock import Approval
 
 Where = str | os.PathLike[str]
 
@@ -62,3 +63,10 @@ def plan(where: Where, options: Options | None = None) -> Plan:
     manifest = inspect(where, subfolder=options.subfolder)
     model, stack = follow_base(manifest, base=options.base, adapters=options.adapters)
     return make_plan(model, options, stack)
+
+
+def verify(where: Where, *, lock: Where | None = None, subfolder: str | None = None) -> Approval:
+    """Return whether the code of `where` is approved; offline, nothing is written. `.require()` raises NotApproved."""
+    from uncrate.trust.surface import verify as look_up
+
+    return look_up(where, lock=lock, subfolder=subfolder)
