@@ -75,12 +75,12 @@ def command(
         ("written", f"{written.tensors:,} tensors, {show.size_text(written.bytes)}, {written.changed:,} changed"),
         ("proof", proof.describe() if proof else "not wanted"),
         ("took", ", ".join(f"{name} {show.seconds_text(value)}" for name, value in merged.seconds.items())),
-        ("next", f"uncrate chat {escape(_shown(out), 400)}"),
+        ("next", f"uncrate chat {escape(as_where(out), 400)}"),
     ]
     print(show.sheet(rows, stream=sys.stdout))
     return 0
 
 
-def _shown(out: str) -> str:
+def as_where(out: str) -> str:
     """Return the folder as WHERE has to be written."""
     return out if out.startswith(("/", "./", "../", "~")) else f"./{out}"

@@ -55,7 +55,7 @@ class Delta:
         added = F.linear(F.linear(x, self.a), self.b, self.bias) * self.scale
         if self.magnitude is None:
             return y + added
-        assert isinstance(weight, Tensor)
+        assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
         scale = self.magnitude / torch.linalg.norm(weight.to(self.a.dtype) + self.weight(), dim=1)
         plain = y if bias is None else y - bias
         return (plain + added) * scale + (0 if bias is None else bias)

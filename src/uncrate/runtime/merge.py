@@ -13,6 +13,7 @@ from torch import Tensor
 from uncrate.errors import CheckpointError, UsageError, escape
 from uncrate.open import Where, carry_out
 from uncrate.open import plan as make_plan
+from uncrate.opened import Opened
 from uncrate.plan import Options, Plan, check
 from uncrate.runtime.rewrite import Written, rewrite
 from uncrate.runtime.shards import Progress
@@ -101,6 +102,7 @@ def merge(
 def prove_equal(plan: Plan, folder: Path) -> Proof:
     """Open both, one after the other, and compare logits on fixed inputs; CheckpointError where they differ."""
     opened = carry_out(plan)
+    assert isinstance(opened, Opened)  # adapters are put on native models alone
     inputs = example_inputs(opened.config, opened.device)
     with torch.inference_mode():
         wanted = opened.model(**inputs).logits.double().cpu()

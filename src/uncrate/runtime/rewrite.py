@@ -68,7 +68,8 @@ def rewrite(
     pieces, changed = _pieces(plan, mapped, dtype)
     copied = [path for path in copied_files(manifest) if not skip(path)]
     size = sum(piece.size for piece in pieces)
-    sources = [item.source.folder for item in (manifest, *(a.manifest for a in plan.adapters)) if _is_local(item)]
+    read = [item.source for item in (manifest, *(adapter.manifest for adapter in plan.adapters))]
+    sources = [source.folder for source in read if isinstance(source, LocalSource)]
     with written_aside(out, size=size, force=force, sources=sources) as folder:
         copy_files(manifest, copied, folder)
         if dtype != "auto":
@@ -78,10 +79,6 @@ def rewrite(
         there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert set(names) <= set(there)
     return Written(tuple(there), len(pieces), size, changed)
-
-
-def _is_local(manifest: Manifest) -> bool:
-    return isinstance(manifest.source, LocalSource)
 
 
 def map_files(manifest: Manifest, names: Iterable[str]) -> dict[str, MappedFile]:

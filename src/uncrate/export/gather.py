@@ -1,0 +1,286 @@
+"""The closure of some names over our modules, and its text as one file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from uncrate.export.inline import PACKAGE, External, Name, Source, Statement, Use, read_source, uses
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePlan:
+    """One file to write: its docstring, the names that must be in it (module and name there), what they are called in
+    the file, and files of the same folder that names are taken from.
+    """
+
+    doc: str
+    roots: tuple[Name, ...]
+    called: Mapping[Name, str] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[Name, str]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class GeneratedFile:
+    """The text of a file, and under which name it holds each of our definitions."""
+
+    text: str
+    names: Mapping[Name, str]
+
+
+def generate(plan: FilePlan, standins: Mapping[Name, Name], prefixes: Mapping[str, str]) -> GeneratedFile:
+    """Return the file: every definition that the roots need, in an order in which it can be run.
+
+    `standins` maps a name to a simpler one that takes its place. `prefixes` gives each module a word for names that
+    two modules share.
+    """
+    gathered = _Gathered(standins, {name for names in plan.beside.values() for name in names})
+    for root in plan.roots:
+        gathered.take(root)
+    order = _ordered(gathered.modules, standins)
+    names = _choose_names(gathered, order, plan, prefixes)
+    known = names | {name: called for given in plan.beside.values() for name, called in given.items()}
+    sections = []
+    for module in order:
+        source = read_source(module)
+        parts = [
+            _rewritten(source, statement, gathered.resolve, known, plan.optional)
+            for statement in source.statements
+            if any((module, name) in gathered.names for name in statement.names)
+        ]
+        if parts:
+            sections.append(_head(source) + "\n\n\n" + _spaced(parts))
+    body = "\n\n\n".join(sections)
+    imports = _imports(gathered, plan, known)
+    text = f'"""{plan.doc}"""\n\nfrom __future__ import annotations\n\n{imports}\n\n\n{body}\n'
+    return GeneratedFile(text, names)
+
+
+class _Gathered:
+    """What is needed so far: our names, others' imports, and names from files beside."""
+
+    def __init__(self, standins: Mapping[Name, Name], beside: set[Name]) -> None:
+        self.standins = standins
+        self.given = beside
+        self.names: set[Name] = set()
+        self.modules: dict[str, None] = {}
+        self.external: dict[str, External] = {}
+        self.from_beside: set[Name] = set()
+
+    def resolve(self, source: Source, use: Use) -> Name | External | None:
+        """What a use means: a definition of ours where it is made, an import, or None for a builtin."""
+        if use.module is not None:
+            return self._follow((use.module, use.name))
+        if source.defines(use.name) is not None:
+            return self._follow((source.module, use.name))
+        if use.name in source.internal:
+            return self._follow(source.internal[use.name])
+        return source.external.get(use.name)
+
+    def _follow(self, name: Name) -> Name:
+        """Pass over re-exports to the module that defines a name, and to what stands in for it."""
+        name = self.standins.get(name, name)
+        source = read_source(name[0])
+        while source.defines(name[1]) is None and name[1] in source.internal:
+            name = source.internal[name[1]]
+            name = self.standins.get(name, name)
+            source = read_source(name[0])
+        assert source.defines(name[1]) is not None, f"{name[0]} does not define {name[1]}"
+        return name
+
+    def take(self, name: Name) -> None:
+        """Take a definition and everything it names."""
+        waiting = [self._follow(name)]
+        while waiting:
+            name = waiting.pop()
+            if name in self.given:
+                self.from_beside.add(name)
+                continue
+            if name in self.names:
+                continue
+            source = read_source(name[0])
+            statement = source.defines(name[1])
+            assert statement is not None
+            self.names |= {(name[0], bound) for bound in statement.names}
+            self.modules[name[0]] = None
+            found, inside = uses(source, statement)
+            local = _inside_names(inside)
+            for use in found:
+                meant = self._follow(local[use.name]) if use.name in local else self.resolve(source, use)
+                if isinstance(meant, External):
+                    there = self.external.setdefault(meant.binding, meant)
+                    assert there == meant, f"{meant.binding} means {there.text()} and {meant.text()}"
+                elif meant is not None:
+                    waiting.append(meant)
+
+
+def _inside_names(inside: Iterable[ast.stmt]) -> dict[str, Name]:
+    """What imports of ours inside functions bind."""
+    return {
+        alias.asname or alias.name: (node.module or "", alias.name)
+        for node in inside
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def _ordered(modules: Iterable[str], standins: Mapping[Name, Name]) -> list[str]:
+    """Modules so that each comes after those it imports, whether or not these are in the file."""
+    order: dict[str, None] = {}
+    wanted = list(modules)
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        if module in order or module in above:
+            return
+        for below in read_source(module).needs:
+            if below.startswith(PACKAGE + "."):
+                visit(below, (*above, module))
+        order[module] = None
+
+    for module in sorted({name[0] for name in standins.values()} & set(wanted)) + wanted:
+        visit(module, ())
+    return [module for module in order if module in wanted]
+
+
+def _choose_names(
+    gathered: _Gathered, order: Sequence[str], plan: FilePlan, prefixes: Mapping[str, str]
+) -> dict[Name, str]:
+    """Every definition's name in the file: its own where it is free, else with its module's word."""
+    chosen: dict[Name, str] = {}
+    taken = set(gathered.external) | {called for given in plan.beside.values() for called in given.values()}
+    first = [gathered._follow(root) for root in plan.roots]
+    for name in first:
+        chosen[name] = plan.called.get(name, name[1])
+        taken.add(chosen[name])
+    for module in order:
+        for name in sorted(item for item in gathered.names if item[0] == module and item not in chosen):
+            called = name[1] if name[1] not in taken else _with_word(name[1], prefixes[module])
+            assert called not in taken, f"{called} is taken twice"
+            chosen[name] = called
+            taken.add(called)
+    return chosen
+
+
+def _with_word(name: str, word: str) -> str:
+    """`MLP` and "Vision" give VisionMLP, `_check` and "Expand" _check_expand, `LIMIT` LIMIT_EXPAND."""
+    if name.isupper():
+        return f"{name}_{word.upper()}"
+    if name.lstrip("_")[:1].isupper():
+        bare = name.lstrip("_")
+        return "_" * (len(name) - len(bare)) + word + bare
+    return f"{name}_{word.lower()}"
+
+
+def _head(source: Source) -> str:
+    """A line that says where a section comes from, and the module's own words about it."""
+    short = source.module.removeprefix(PACKAGE + ".")
+    words = "\n".join(f"# {line}".rstrip() for line in source.doc.splitlines())
+    return f"# {'-' * 20} {short} {'-' * max(96 - len(short), 3)}\n{words}"
+
+
+def _spaced(parts: Sequence[str]) -> str:
+    """Join definitions: two blank lines around classes and functions, none between constants that stood together."""
+    text = parts[0]
+    for before, part in pairwise(parts):
+        text += ("\n\n\n" if _is_block(before) or _is_block(part) else "\n") + part
+    return text
+
+
+def _is_block(text: str) -> bool:
+    return re.search(r"^(?:class|def|async def|@)", text, re.MULTILINE) is not None
+
+
+def _rewritten(
+    source: Source,
+    statement: Statement,
+    resolve: object,
+    names: Mapping[Name, str],
+    optional: frozenset[str],
+) -> str:
+    """Return a statement's text with every global under its name in the file, and imports of ours gone."""
+    assert callable(resolve)
+    lines = [line.encode("utf-8") for line in source.lines]
+    edits: list[tuple[int, int, int, bytes]] = []
+    found, inside = uses(source, statement)
+    local = {key: _end(resolve, source, value) for key, value in _inside_names(inside).items()}
+    for use in found:
+        meant = local.get(use.name) if use.name in local else resolve(source, use)
+        if isinstance(meant, tuple) and (names[meant] != use.name or use.module):
+            edits.append((use.line, use.start, use.end, names[meant].encode()))
+    node = statement.node
+    if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+        called = names[(source.module, node.name)]
+        if called != node.name:
+            at = lines[node.lineno - 1].index(node.name.encode())
+            edits.append((node.lineno, at, at + len(node.name.encode()), called.encode()))
+    for line, start, end, new in sorted(edits, reverse=True):
+        old = lines[line - 1]
+        lines[line - 1] = old[:start] + new + old[end:]
+    gone = {number for item in inside for number in range(item.lineno, (item.end_lineno or item.lineno) + 1)}
+    guards = {item.lineno: item for item in _optional_imports(node, optional)}
+    out: list[str] = []
+    for number in range(statement.first, statement.last + 1):
+        if number in gone:
+            continue
+        text = lines[number - 1].decode("utf-8")
+        out += _guarded(text) if number in guards else [text]
+    return "\n".join(out)
+
+
+def _end(resolve: object, source: Source, name: Name) -> object:
+    assert callable(resolve)
+    return resolve(source, Use(0, 0, 0, name[1], name[0]))
+
+
+def _optional_imports(node: ast.AST, optional: frozenset[str]) -> list[ast.stmt]:
+    """Imports inside functions of packages that most users of the file do without."""
+    return [
+        item
+        for item in ast.walk(node)
+        if isinstance(item, ast.Import | ast.ImportFrom)
+        and (item.module if isinstance(item, ast.ImportFrom) else item.names[0].name) in optional
+    ]
+
+
+def _guarded(text: str) -> list[str]:
+    """transformers asks for every package that a file imports outside `try`."""
+    indent = text[: len(text) - len(text.lstrip())]
+    return [f"{indent}try:", f"    {text}", f"{indent}except ImportError:", f"{indent}    raise"]
+
+
+def _imports(gathered: _Gathered, plan: FilePlan, names: Mapping[Name, str]) -> str:
+    """Return the import block: the standard library, other packages, files beside."""
+    import sys
+
+    groups: dict[bool, list[External]] = {True: [], False: []}
+    for item in gathered.external.values():
+        groups[item.module.partition(".")[0] in sys.stdlib_module_names].append(item)
+    blocks = [_import_lines(group) for group in groups.values() if group]
+    local = []
+    for file, given in plan.beside.items():
+        used = sorted(given[name] for name in gathered.from_beside if name in given)
+        if used:
+            local.append(_from_line(f".{file}", used))
+    return "\n\n".join([*blocks, *(["\n".join(local)] if local else [])])
+
+
+def _import_lines(group: Sequence[External]) -> str:
+    plain = sorted(item.text() for item in group if item.name is None)
+    by_module: dict[str, list[str]] = {}
+    for item in group:
+        if item.name is not None:
+            renamed = item.name if item.binding == item.name else f"{item.name} as {item.binding}"
+            by_module.setdefault(item.module, []).append(renamed)
+    return "\n".join([*plain, *(_from_line(module, sorted(by_module[module])) for module in sorted(by_module))])
+
+
+def _from_line(module: str, names: Sequence[str]) -> str:
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= 120:
+        return line
+    inner = "".join(f"    {name},\n" for name in names)
+    return f"from {module} import (\n{inner})"
