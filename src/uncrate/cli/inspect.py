@@ -43,13 +43,13 @@ def command(
         document = {**manifest.to_dict(), "code": {**found.code.to_dict(), "approval": found.approval.to_dict()}}
         print_document({**document, "tensors": _listed(manifest)} if tensors else document)
         return 0
-    print(show.sheet(manifest.sheet(), stream=sys.stdout))
+    rows = manifest.sheet()
+    named = len(found.code.entry_points)
+    if named and not found.code.files:
+        rows.append(("named code", f"{named} entry points name code that is not in the checkpoint: none of it can run"))
+    print(show.sheet(rows, stream=sys.stdout))
     if found.code.files or found.code.redirects:
         print("\n" + show.harmless(found.to_text()), end="")
-    elif found.code.entry_points:
-        print(
-            f"\n{len(found.code.entry_points)} entry points name code that is not in the checkpoint: none of it can run"
-        )
     if tensors:
         head = ("tensor", "dtype", "shape", "file")
         rows = [
