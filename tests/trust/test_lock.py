@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncrate.checkpoint.source import LocalSource
+from uncrate.checkpoint.source import HubSource, LocalSource
 from uncrate.errors import TrustError, UsageError
 from uncrate.trust.approve import approve, lock_for, verify
 from uncrate.trust.lock import NAME, find_lock, load_lock, read_lock
@@ -146,8 +146,8 @@ def test_a_lock_inside_the_checkpoint_grants_nothing(
         monkeypatch.chdir(inside)
         status = verify(code, source=source)
         assert not status.approved
-        assert "lies inside the checkpoint" in status.notes[0]
-        assert verify(code).approved, "without the source it would be found: the caller must give it"
+        assert "lies inside a checkpoint" in status.notes[0]
+        assert not verify(code).approved, "nor for whoever does not say what is opened"
     # Under another name of the folder, and through links, it is still inside.
     os.symlink(folder, tmp_path / "alias")
     monkeypatch.chdir(tmp_path / "project")
@@ -155,6 +155,31 @@ def test_a_lock_inside_the_checkpoint_grants_nothing(
     assert not verify(code, source=LocalSource(tmp_path / "alias", "../alias")).approved
     with pytest.raises(UsageError, match="lies inside the checkpoint"):
         lock_for(source, lock_path=folder / NAME)
+
+
+@pytest.mark.parametrize("beside", ["model.safetensors", "adapter_config.json", "config.json"])
+def test_a_downloaded_folder_approves_nothing_elsewhere(tmp_path: Path, make: Any, beside: str) -> None:
+    code, source = make()
+    project = tmp_path / "project"
+    approve(code, sha=code.closure, source=source, lock_path=project / NAME)
+    assert verify(code, source=source).approved
+    (project / beside).write_text('{"architectures": ["X"]}')
+    assert not verify(code, source=source).approved
+    (project / beside).write_text('{"my": "settings"}')
+    assert verify(code, source=source).approved == (beside == "config.json")
+
+
+def test_a_lock_in_the_hubs_cache_approves_no_hub_id(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _ = make()
+    snapshot = tmp_path / "cache" / "models--owner--x" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(snapshot)
+    approve(code, sha=code.closure, lock_path=snapshot / NAME)
+    assert verify(code).approved
+    assert not verify(code, source=HubSource("owner/x")).approved
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

@@ -23,8 +23,12 @@ _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 
 
 def lock_for(source: Source | None = None, *, lock_path: Path | None = None) -> Lock:
-    """Return the lock that holds for a checkpoint; a lock inside a local checkpoint's own folder never does."""
-    return load_lock(checkpoint=source.folder if isinstance(source, LocalSource) else None, path=lock_path)
+    """Return the lock that holds for a checkpoint; one that came with the checkpoint never does.
+
+    What came with it lies in its folder, or for a hub id in the hub's cache.
+    """
+    folder = None if source is None else source.folder if isinstance(source, LocalSource) else settings.hub_cache()
+    return load_lock(checkpoint=folder, path=lock_path)
 
 
 def verify(code: Code, *, source: Source | None = None, lock_path: Path | None = None) -> Approval:

@@ -1,7 +1,7 @@
 """uncrate.lock: what a person approved and what was revoked. TOML, made to be committed with the user's project.
 
 It is looked for from the working directory upward, else in the user's config folder. A lock that lies inside the
-checkpoint that is being opened is passed over: trust never comes from data.
+checkpoint that is being opened, or beside the files of any other, is passed over: trust never comes from data.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def find_lock(*, checkpoint: Path | None = None, start: Path | None = None) -> t
             info = candidate.stat()
         except OSError:
             continue  # not there, or not ours to look at
-        if checkpoint is not None and is_inside(candidate, checkpoint):
+        if (checkpoint is not None and is_inside(candidate, checkpoint)) or _in_a_checkpoint(candidate):
             notes.append(
-                f"{escape(str(candidate), 400)} is passed over: it lies inside the checkpoint, and data grants no trust"
+                f"{escape(str(candidate), 400)} is passed over: it lies inside a checkpoint, and data grants no trust"
             )
             continue
         check_owner(candidate, info)
@@ -209,6 +209,22 @@ def is_inside(path: Path, checkpoint: Path) -> bool:
     top = checkpoint.resolve()
     spelled = path.parent.resolve() / path.name
     return spelled.is_relative_to(top) or path.resolve().is_relative_to(top)
+
+
+def _in_a_checkpoint(path: Path) -> bool:
+    """Whether a lock lies beside a checkpoint's files: in a downloaded folder it came with the download.
+
+    Else a checkpoint could approve, for whoever works in its folder, the code of another one.
+    """
+    folder = path.parent
+    if any(folder.glob("*.safetensors")) or (folder / "adapter_config.json").exists():
+        return True
+    try:
+        with (folder / "config.json").open("rb") as file:
+            head = file.read(1 << 20)
+    except OSError:
+        return False
+    return b'"auto_map"' in head or b'"architectures"' in head
 
 
 def check_owner(path: Path, info: os.stat_result) -> None:
