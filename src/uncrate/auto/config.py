@@ -11,8 +11,7 @@ from uncrate.auto.keywords import CONFIG, Given, dtype_of, refuse_unknown, sort_
 from uncrate.auto.looking import Found, Where, find
 from uncrate.checkpoint.jsonfile import thaw
 from uncrate.checkpoint.manifest import Manifest
-from uncrate.errors import CheckpointError, ConfigError, UsageError, escape
-from uncrate.families import foreign
+from uncrate.errors import CheckpointError, UsageError, escape
 from uncrate.families.table import find_family
 
 # Facts of the class, and names that transformers answers with a deprecation.
@@ -61,14 +60,13 @@ def config_object(manifest: Manifest) -> PretrainedConfig:
         raise CheckpointError(
             "there is no config.json", where=str(manifest.source), next=f"uncrate inspect {manifest.source}"
         )
-    values: dict[str, Any] = thaw(manifest.config)
     if find_family(manifest.config) is not None:
         from uncrate.models.chatglm.hf_config import ChatGLMConfig
 
-        return ChatGLMConfig(**values)
+        return ChatGLMConfig(**thaw(manifest.config))
     from uncrate.auto.foreign import foreign_config
 
-    return foreign_config(manifest, values)
+    return foreign_config(manifest)
 
 
 def attributes_of(config: PretrainedConfig) -> list[str]:
@@ -122,15 +120,3 @@ def torch_dtype(name: str) -> Any:
     dtype = TORCH_NAMES[name]
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-
-def unknown_type(manifest: Manifest) -> ConfigError:
-    """The error for a model type that neither uncrate nor transformers knows."""
-    kind = (manifest.config or {}).get("model_type")
-    types = foreign.transformers_model_types()
-    return ConfigError(
-        f"model_type {escape(repr(kind))} is known to neither uncrate nor the installed transformers",
-        where="config.json",
-        why=f"transformers knows {len(types)} others; the checkpoint's own code is not approved, or there is none",
-        next=f"uncrate plan {manifest.source}",
-    )

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from transformers import GenerationConfig, PretrainedConfig
 
-from uncrate.auto.config import attributes_of, config_object, set_attention, set_attributes
+from uncrate.auto.config import attributes_of, config_object, is_attribute, set_attention, set_attributes
 from uncrate.auto.keywords import MODEL, Given, dtype_of, refuse_unknown, sort_keywords
 from uncrate.auto.looking import Found, Where, find, with_config
 from uncrate.checkpoint.jsonfile import thaw
 from uncrate.checkpoint.manifest import Manifest
-from uncrate.errors import NotApproved, UsageError, escape
+from uncrate.errors import UsageError, escape
 from uncrate.families.chatglm import INV_FREQ
 from uncrate.families.table import find_family
 from uncrate.plan import ITEM_BYTES, Options, Plan, check, make_plan
@@ -41,13 +41,11 @@ class _Auto:
         given = sort_keywords(kwargs, MODEL)
         found = find(pretrained_model_name_or_path, given)
         config, found = _choose_config(found, given)
-        plan = _plan(found, given, config, cls._task)
+        plan = _plan(found, given, config, cls)
         check(plan)
         if plan.route != "native":
-            model = _open_foreign(plan, given)
-            return (model, _info(plan)) if given.get("output_loading_info") else model
-        model = _open_native(plan, given, config, model_args)
-        return (model, _info(plan)) if given.get("output_loading_info") else model
+            return _open_foreign(plan, given)
+        return _open_native(plan, given, config, model_args)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
@@ -64,11 +62,11 @@ class _Auto:
             from uncrate.auto.native import CLASSES
 
             return CLASSES["causal" if cls._task == "auto" else cls._task]._from_config(config, **chosen)
-        if not type(config).__module__.startswith("transformers."):
-            raise NotApproved(
-                f"the class of this configuration, {escape(type(config).__name__)}, is not transformers' own",
-                next="call from_config of its own model class",
-            )
+        from uncrate.auto.foreign import model_class_of
+
+        own = model_class_of(config, cls.__name__)
+        if own is not None:
+            return own._from_config(config, **chosen)  # type: ignore[attr-defined]
         import transformers
 
         return getattr(transformers, cls.__name__).from_config(config, trust_remote_code=False, **chosen)
@@ -114,7 +112,7 @@ def _choose_config(found: Found, given: Given) -> tuple[PretrainedConfig | None,
             other = find(chosen, Given({key: value for key, value in given.known.items() if key != "base"}, {})).model
             model = with_config(model, thaw(other.config), f"config.json is that of {other.source}")
         if model.config is None or find_family(model.config) is None:
-            return None, replace(found, model=model)
+            return None, replace(found, model=_with_foreign_attributes(model, given))
         config = config_object(model)
         refuse_unknown(set_attributes(config, given.others), MODEL, attributes_of(config))
         if given.others:
@@ -125,25 +123,38 @@ def _choose_config(found: Found, given: Given) -> tuple[PretrainedConfig | None,
     return config, replace(found, model=model)
 
 
-def _plan(found: Found, given: Given, config: PretrainedConfig | None, task: str) -> Plan:
+def _with_foreign_attributes(model: Manifest, given: Given) -> Manifest:
+    """Set keywords that are attributes of a foreign configuration in what is planned from."""
+    wanted = dict(given.others)
+    if wanted:
+        config = config_object(model)
+        unknown = [name for name in wanted if not is_attribute(config, name)]
+        refuse_unknown(unknown, MODEL, attributes_of(config))
+    if given.get("attn_implementation") is not None:
+        wanted["attn_implementation"] = given.get("attn_implementation")
+    if not wanted:
+        return model
+    names = ", ".join(sorted(map(escape, wanted)))
+    return with_config(model, {**thaw(model.config), **wanted}, f"set by the caller: {names}")
+
+
+def _plan(found: Found, given: Given, config: PretrainedConfig | None, cls: type[_Auto]) -> Plan:
     from uncrate.auto.placement import one_device
 
-    device_map = given.get("device_map")
     options = Options(
         dtype=_dtype(given, found.model),
         # A strategy or a map of several devices spreads what was loaded here.
-        device=one_device(device_map) or "cpu",
-        task=task,
+        device=one_device(given.get("device_map")) or "cpu",
+        task=cls._task,
         allow_missing=_may_be_missing(found.model, config),
         subfolder=given.get("subfolder") or None,
+        auto_class=cls.__name__ if config is None else None,
     )
     plan = make_plan(found.model, options, found.stack)
-    if plan.route == "custom" and given.get("trust_remote_code") is False:
-        raise NotApproved(
-            "the model is the checkpoint's own code, and trust_remote_code=False keeps it from running",
-            where=str(found.asked.source),
-            next="leave trust_remote_code out; what may run is what the lock approves",
-        )
+    if plan.route != "native":
+        from uncrate.auto.foreign import refuse_code
+
+        refuse_code(plan, given)
     return plan
 
 
@@ -175,52 +186,60 @@ def _open_native(plan: Plan, given: Given, config: PretrainedConfig | None, mode
 
     assert isinstance(config, ChatGLMConfig)
     native.refuse_several(plan, given.get("adapter_name"))
-    quantization = given.get("quantization_config")
+    quantization, device_map = given.get("quantization_config"), given.get("device_map")
     if quantization is not None:
         quantize.method_of(quantization)
     mapped = map_weights(plan)
-    device_map = given.get("device_map")
     if quantization is not None:
         tensors = native.quantizable(plan, mapped, config)
-        model = quantize.build_quantized(
-            native.CLASSES[plan.task], config, tensors, quantization, dtype=plan.dtype, device_map=device_map
-        )
+        cls = native.CLASSES[plan.task]
+        model = quantize.build_quantized(cls, config, tensors, quantization, dtype=plan.dtype, device_map=device_map)
         native.set_generation(model, plan)
     else:
         model = native.build_native(plan, mapped, config, model_args, copy=bool(given.get("disable_mmap")))
         if device_map is not None and placement.one_device(device_map) is None:
             placement.dispatch(model, device_map, given)
-    generation = given.get("generation_config")
-    if isinstance(generation, GenerationConfig) and model.can_generate():
-        model.generation_config = copy.deepcopy(generation)
     native.put_adapters(model, plan, given.get("adapter_name"))
-    return model
+    _replace_generation(model, given)
+    left_out = {item.name for item in plan.left_out} - {INV_FREQ}
+    return _with_info(model, given, set(plan.initialised), left_out)
 
 
 def _open_foreign(plan: Plan, given: Given) -> Any:
     """Open a model that is not native over the same road. Keywords that only native models take are refused."""
-    refuse_unknown(given.others, MODEL)
-    native_only = ("quantization_config", "attn_implementation", "disable_mmap", "adapter_name")
-    asked = [name for name in native_only if given.get(name)]
+    from uncrate.auto import placement
+    from uncrate.open import carry_out
+    from uncrate.opened_foreign import OpenedForeign
+
+    asked = [name for name in ("quantization_config", "disable_mmap", "adapter_name") if given.get(name)]
     if asked:
         raise UsageError(
             f"{', '.join(asked)}: only models that uncrate runs itself take it",
-            next="leave it out, or use transformers",
+            next="leave it out, or open the checkpoint with transformers",
         )
-    from uncrate.open import carry_out
+    opened = carry_out(plan)
+    assert isinstance(opened, OpenedForeign)
+    device_map = given.get("device_map")
+    if device_map is not None and placement.one_device(device_map) is None:
+        placement.dispatch(opened.model, device_map, given)
+    _replace_generation(opened.model, given)
+    filled = opened.filled
+    return _with_info(opened.model, given, set(filled.initialised), {*filled.unexpected, *filled.ignored})
 
-    model = carry_out(plan).model
-    if isinstance(given.get("generation_config"), GenerationConfig):
-        model.generation_config = copy.deepcopy(given.get("generation_config"))
-    return model
+
+def _replace_generation(model: Any, given: Given) -> None:
+    wanted = given.get("generation_config")
+    if wanted is None:
+        return
+    if not isinstance(wanted, GenerationConfig):
+        raise UsageError(f"generation_config is a {type(wanted).__name__}", next="give a GenerationConfig")
+    if model.can_generate():
+        model.generation_config = copy.deepcopy(wanted)
 
 
-def _info(plan: Plan) -> dict[str, Any]:
-    """What transformers calls loading info; a sound plan has neither mismatched keys nor errors."""
-    left_out = {item.name for item in plan.left_out} - {INV_FREQ}
-    return {
-        "missing_keys": set(plan.initialised),
-        "unexpected_keys": left_out,
-        "mismatched_keys": set(),
-        "error_msgs": [],
-    }
+def _with_info(model: Any, given: Given, missing: set[str], unexpected: set[str]) -> Any:
+    """Add what transformers calls loading info; a sound plan has neither mismatched keys nor errors."""
+    if not given.get("output_loading_info"):
+        return model
+    info = {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": set(), "error_msgs": []}
+    return model, info

@@ -78,7 +78,7 @@ def dispatch(model: nn.Module, device_map: Any, given: Given) -> None:
         from accelerate.utils import get_balanced_memory
     except ImportError as error:
         raise MissingPackage("device_map needs accelerate", next="pip install accelerate") from error
-    units = list(model._no_split_modules)  # type: ignore[arg-type]
+    units = list(getattr(model, "_no_split_modules", None) or ())
     if isinstance(device_map, str):
         memory = given.get("max_memory")
         if device_map != "sequential":
@@ -99,5 +99,5 @@ def dispatch(model: nn.Module, device_map: Any, given: Given) -> None:
         device_map=placed,
         offload_dir=given.get("offload_folder"),
         offload_buffers=bool(given.get("offload_buffers")),
-        skip_keys=list(model._skip_keys_device_placement),  # type: ignore[arg-type]
+        skip_keys=list(getattr(model, "_skip_keys_device_placement", None) or ()),
     )

@@ -49,7 +49,7 @@ class AutoTokenizer:
         if not _is_native(manifest):
             from uncrate.auto.foreign import foreign_tokenizer
 
-            return foreign_tokenizer(manifest, given.others)
+            return foreign_tokenizer(manifest, given)
         refuse_unknown([name for name in given.others if name not in SETTABLE], TOKENIZER, SETTABLE)
         return open_tokenizer(manifest, given.others)
 

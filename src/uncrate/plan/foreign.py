@@ -20,7 +20,7 @@ from uncrate.show import size_text
 def plan_foreign(manifest: Manifest, options: Options, device: devices.Device) -> Plan:
     """Return the plan by the best foreign route; where there is none, the problems say what could be reached."""
     task = choose_task(manifest, options)
-    route = choose_route(manifest, task=task, wanted=options.route)
+    route = choose_route(manifest, task=task, wanted=options.route, entry=options.auto_class)
     tensors = manifest.weights.tensors
     floats = Counter(entry.dtype for entry in tensors.values() if entry.dtype in FLOATS)
     dtype, notes = choose_dtype(manifest, options, floats)

@@ -29,7 +29,8 @@ class Options:
     dtype: of the parameters in memory; "auto" keeps the stored one. device: "auto", "cpu", "cuda", "cuda:1", "mps".
     task: "causal" or "classification". route: "native", "custom", "transformers". allow_missing, allow_unexpected:
     tensor name patterns (fnmatch) whose absence or presence is accepted. subfolder: of the checkpoint, where it stands.
-    allow_pickle: .bin weights may be read, with torch's weights-only reader.
+    allow_pickle: .bin weights may be read, with torch's weights-only reader. auto_class: whose entry of auto_map, or whose
+    class of transformers, a foreign route takes ("AutoModelForCausalLM"); None leaves it to the task.
     base: the model under an adapter, in place of the one it names. adapters: folders or hub ids of more, put on top.
     """
 
@@ -41,6 +42,7 @@ class Options:
     allow_unexpected: tuple[str, ...] = ()
     subfolder: str | None = None
     allow_pickle: bool = False
+    auto_class: str | None = None
     base: str | None = None
     adapters: tuple[str, ...] = ()
 

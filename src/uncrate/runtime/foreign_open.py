@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from uncrate.checkpoint.code import EntryPoint
+from uncrate.checkpoint.code import Code, EntryPoint
 from uncrate.checkpoint.jsonfile import thaw
 from uncrate.errors import CodeError, ConfigError, MissingPackage, TokenizerError, escape
 from uncrate.plan import Plan
@@ -21,6 +21,7 @@ from uncrate.runtime.foreign_tokenizer import open_tokenizer
 from uncrate.runtime.mapping import Mapped
 from uncrate.runtime.pickles import read_pickles
 from uncrate.runtime.tensors import read_tensors
+from uncrate.trust.lock import Approval
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,25 @@ def _named(plan: Plan) -> dict[str, Any]:
     return values
 
 
+def open_config(plan: Plan) -> Any:
+    """Return the config object of a plan by a foreign route; of approved code, only what the config's class needs runs.
+
+    Raises NotApproved, CodeError, ConfigError, MissingPackage.
+    """
+    assert plan.foreign is not None
+    entry = plan.foreign.code.entry("AutoConfig", json_file="config.json") if plan.route == "custom" else None
+    return build_config(_own_config_class(plan) if entry is None else _load(plan, entry), _named(plan))
+
+
 def _load(plan: Plan, entry: EntryPoint) -> type:
-    """Run the approved closure and return the class that an entry point names."""
     assert plan.foreign is not None and plan.foreign.approval is not None
+    return load_entry(plan.foreign.code, plan.foreign.approval, entry, where=str(plan.asked.source))
+
+
+def load_entry(code: Code, approval: Approval, entry: EntryPoint, *, where: str) -> type:
+    """Run the approved closure and return the class that an entry point names. Raises NotApproved, CodeError."""
     # The last look before code runs: the bytes are those that were hashed when the plan was made.
-    plan.foreign.approval.require(str(plan.asked.source))
-    code = plan.foreign.code
+    approval.require(where)
     files = {file.path: code.read(file.path) for file in code.files}
     siblings = frozenset(name for file in code.files for name in file.siblings)
     return load_class(code.closure, files, f"{module_name(entry.path)}.{entry.class_name}", siblings=siblings)
