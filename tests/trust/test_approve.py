@@ -204,9 +204,17 @@ def test_a_file_swapped_after_approval_is_another_state(make: Any, tmp_path: Pat
     assert code.read("helper.py") == b"x = 1\n", "what was read is what would run"
     again = read_code(read_manifest(source))
     assert not verify(again, source=source).approved
-    assert verify(replace(again, closure=code.closure), source=source).approved, (
-        "the hash alone decides; see approved_sources"
-    )
+    forged = replace(again, closure=code.closure)
+    with pytest.raises(NotApproved, match="not what was approved"):
+        verify(forged, source=source).require("./model", forged)
+    with pytest.raises(NotApproved, match="not what was approved"):
+        verify(code, source=source).require("./model", again)
+    with pytest.raises(NotApproved, match="not what was approved"):
+        verify(NO_CODE).require("./model", code)
+    swapped = replace(code, sources={**code.sources, "helper.py": b"import os; os.system('x')\n"})
+    with pytest.raises(NotApproved, match="not what was approved"):
+        verify(code, source=source).require("./model", swapped)
+    verify(code, source=source).require("./model", code)
 
 
 def test_a_pin_in_the_lock_holds_another_repositorys_code(hub: HubServer, make: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -160,6 +161,18 @@ class Code:
             return self.sources[path]
         except KeyError:
             raise CodeError(f"{escape(path)} is not a file of the closure") from None
+
+    def intact(self) -> bool:
+        """Whether the bytes still have the hashes that stand here, and these the closure's: all is hashed again."""
+        from uncrate.trust.closure import closure_hash
+
+        if set(self.sources) != {file.path for file in self.files}:
+            return False
+        if any(hashlib.sha256(self.sources[file.path]).hexdigest() != file.sha256 for file in self.files):
+            return False
+        entries = [(e.json_file, e.pointer, e.auto_class, e.path, e.class_name) for e in self.entry_points]
+        files = [(file.path, file.sha256) for file in self.files]
+        return self.closure == (closure_hash(files, entries) if files else "")
 
     def file(self, path: str) -> CodeFile:
         """Return the file of the closure at `path`; CodeError when there is none."""

@@ -98,8 +98,8 @@ def _load(plan: Plan, entry: EntryPoint) -> type:
 
 def load_entry(code: Code, approval: Approval, entry: EntryPoint, *, where: str) -> type:
     """Run the approved closure and return the class that an entry point names. Raises NotApproved, CodeError."""
-    # The last look before code runs: the bytes are those that were hashed when the plan was made.
-    approval.require(where)
+    # The last look before code runs: approved, and the bytes at hand are hashed once more.
+    approval.require(where, code)
     files = {file.path: code.read(file.path) for file in code.files}
     siblings = frozenset(name for file in code.files for name in file.siblings)
     return load_class(code.closure, files, f"{module_name(entry.path)}.{entry.class_name}", siblings=siblings)

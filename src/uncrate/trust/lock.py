@@ -44,8 +44,18 @@ class Approval:
     notes: tuple[str, ...] = ()
     needed: bool = True
 
-    def require(self, where: str = "WHERE") -> None:
-        """Raise NotApproved unless approved or nothing needs it, with the command that shows the review."""
+    def require(self, where: str = "WHERE", code: Code | None = None) -> None:
+        """Raise NotApproved unless approved or nothing needs it, with the command that shows the review.
+
+        With `code`, also unless this approval is about exactly the bytes that `code` holds: they are hashed again.
+        """
+        if code is not None and (self.closure != code.closure or not code.intact()):
+            raise NotApproved(
+                "the code is not what was approved",
+                where=escape(where),
+                why=f"the approval is about {self.closure[:8]}, and the bytes at hand are not those of that closure",
+                next=f"look again: uncrate inspect {escape(where)}",
+            )
         if self.needed and not self.approved:
             shown = escape(where)
             raise NotApproved(
