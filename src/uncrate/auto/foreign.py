@@ -17,6 +17,9 @@ from uncrate.plan import Options, Plan, make_plan
 from uncrate.runtime.custom_code import PACKAGE, closure_of
 from uncrate.trust.approve import lock_for
 
+# The endings of files that a tokenizer may read.
+_READ = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+
 
 def foreign_config(manifest: Manifest) -> PretrainedConfig:
     """Return the configuration object of a foreign checkpoint. Raises ConfigError, NotApproved, CodeError."""
@@ -35,7 +38,7 @@ def unknown_type(manifest: Manifest, plan: Plan) -> ConfigError:
     kind = (manifest.config or {}).get("model_type")
     count = len(foreign.transformers_model_types())
     return ConfigError(
-        f"model_type {escape(repr(kind))} is known to neither uncrate nor the installed transformers, which has {count}",
+        f"model_type {escape(repr(kind))} is known to neither uncrate nor transformers, which has {count}",
         where=f"{manifest.source}: config.json",
         why="; ".join(plan.problems),
         next=f"uncrate plan {manifest.source}",
@@ -60,10 +63,8 @@ def foreign_tokenizer(manifest: Manifest, given: Given) -> Any:
 
     if not manifest.tokenizer:
         raise TokenizerError("the checkpoint has no tokenizer files", where=str(manifest.source))
-    names = [
-        file.path for file in manifest.files if file.path.endswith((".json", ".jinja", ".model", ".txt", ".tiktoken"))
-    ]
-    folder = manifest.open().local_many([name for name in names if "/" not in name])[0].parent
+    here = [file.path for file in manifest.files if "/" not in file.path]
+    folder = manifest.open().local_many([name for name in here if name.endswith(_READ)])[0].parent
     lock = lock_for(manifest.source)
     code = read_code(manifest, pins=lock.pins(str(manifest.source)))
     entry = code.entry("AutoTokenizer") if code else None
@@ -71,10 +72,9 @@ def foreign_tokenizer(manifest: Manifest, given: Given) -> Any:
         approval = lock.status(code)
         own = load_entry(code, approval, entry, where=str(manifest.source))
         return own.from_pretrained(str(folder), local_files_only=True, **given.others)  # type: ignore[attr-defined]
+    plain = {**given.others, "local_files_only": True, "trust_remote_code": False}
     try:
-        return AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, **given.others
-        )
+        return AutoTokenizer.from_pretrained(str(folder), **plain)
     except (OSError, ValueError, TypeError) as error:
         raise TokenizerError(
             f"transformers cannot open the tokenizer: {escape(str(error), 300)}", where=str(manifest.source)

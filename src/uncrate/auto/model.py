@@ -18,6 +18,7 @@ from uncrate.families.chatglm import INV_FREQ
 from uncrate.families.table import find_family
 from uncrate.plan import ITEM_BYTES, Options, Plan, check, make_plan
 
+FOREIGN_HEADS = ("score.*", "classifier.*", "classifier_head.*", "classification_head.*", "pre_classifier.*")
 PREFIX, OUTPUT = "transformer.prefix_encoder.", "transformer.output_layer."
 
 
@@ -146,7 +147,7 @@ def _plan(found: Found, given: Given, config: PretrainedConfig | None, cls: type
         # A strategy or a map of several devices spreads what was loaded here.
         device=one_device(given.get("device_map")) or "cpu",
         task=cls._task,
-        allow_missing=_may_be_missing(found.model, config),
+        allow_missing=_may_be_missing(found.model, config, cls._task),
         subfolder=given.get("subfolder") or None,
         auto_class=cls.__name__ if config is None else None,
     )
@@ -168,8 +169,13 @@ def _dtype(given: Given, manifest: Manifest) -> str:
     return named if isinstance(named, str) and named in ITEM_BYTES else "auto"
 
 
-def _may_be_missing(manifest: Manifest, config: PretrainedConfig | None) -> tuple[str, ...]:
-    """A prefix that the caller asks for is new; a tied output layer is not stored beside the embedding."""
+def _may_be_missing(manifest: Manifest, config: PretrainedConfig | None, task: str) -> tuple[str, ...]:
+    """A prefix that the caller asks for is new; a tied output layer is not stored beside the embedding.
+
+    The class heads of foreign models have these names; a native family names its own.
+    """
+    if config is None:
+        return FOREIGN_HEADS if task == "classification" else ()
     stored = manifest.weights.tensors
     patterns = []
     if getattr(config, "pre_seq_len", None) is not None and not any(name.startswith(PREFIX) for name in stored):
@@ -208,6 +214,7 @@ def _open_native(plan: Plan, given: Given, config: PretrainedConfig | None, mode
 def _open_foreign(plan: Plan, given: Given) -> Any:
     """Open a model that is not native over the same road. Keywords that only native models take are refused."""
     from uncrate.auto import placement
+    from uncrate.auto.native import warn_of_new
     from uncrate.open import carry_out
     from uncrate.opened_foreign import OpenedForeign
 
@@ -224,6 +231,7 @@ def _open_foreign(plan: Plan, given: Given) -> Any:
         placement.dispatch(opened.model, device_map, given)
     _replace_generation(opened.model, given)
     filled = opened.filled
+    warn_of_new(filled.initialised)
     return _with_info(opened.model, given, set(filled.initialised), {*filled.unexpected, *filled.ignored})
 
 

@@ -53,7 +53,7 @@ def build_native(
     if copy:
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    warn_of_new(plan)
+    warn_of_new(plan.initialised)
     set_generation(model, plan)
     return model.eval()
 
@@ -68,7 +68,7 @@ def quantizable(plan: Plan, mapped: Mapped, config: ChatGLMConfig) -> dict[str, 
     """Return every tensor of the model for transformers' quantizing loader, new ones included."""
     config.dtype = TORCH_NAMES[plan.dtype]
     tensors = filled(plan, mapped, TORCH_NAMES[plan.dtype], torch.device("cpu"))
-    warn_of_new(plan)
+    warn_of_new(plan.initialised)
     return tensors
 
 
@@ -81,10 +81,10 @@ def frequencies(plan: Plan) -> Tensor | None:
     return torch.frombuffer(data, dtype=torch.uint8).view(TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 
-def warn_of_new(plan: Plan) -> None:
+def warn_of_new(names: Sequence[str]) -> None:
     """Warn of parameters that no file holds: the model answers at random until it is trained."""
-    if plan.initialised:
-        shown = ", ".join(map(escape, plan.initialised[:4])) + (" and more" if len(plan.initialised) > 4 else "")
+    if names:
+        shown = ", ".join(map(escape, names[:4])) + (" and more" if len(names) > 4 else "")
         warnings.warn(
             f"{shown}: not in the checkpoint and newly initialised; train the model before using it",
             UserWarning,

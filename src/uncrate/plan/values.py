@@ -29,8 +29,8 @@ class Options:
     dtype: of the parameters in memory; "auto" keeps the stored one. device: "auto", "cpu", "cuda", "cuda:1", "mps".
     task: "causal" or "classification". route: "native", "custom", "transformers". allow_missing, allow_unexpected:
     tensor name patterns (fnmatch) whose absence or presence is accepted. subfolder: of the checkpoint, where it stands.
-    allow_pickle: .bin weights may be read, with torch's weights-only reader. auto_class: whose entry of auto_map, or whose
-    class of transformers, a foreign route takes ("AutoModelForCausalLM"); None leaves it to the task.
+    allow_pickle: .bin weights may be read, with torch's weights-only reader. auto_class: whose entry of auto_map, or
+    whose class of transformers, a foreign route takes ("AutoModelForCausalLM"); None leaves it to the task.
     base: the model under an adapter, in place of the one it names. adapters: folders or hub ids of more, put on top.
     """
 
