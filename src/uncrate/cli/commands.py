@@ -23,6 +23,7 @@ COMMANDS = {
     "revoke": "uncrate.cli.revoke",
     "chat": "uncrate.cli.chat",
     "train": "uncrate.cli.train",
+    "eval": "uncrate.cli.eval",
     "data": "uncrate.cli.data",
     "merge": "uncrate.cli.merge",
     "export": "uncrate.cli.export",

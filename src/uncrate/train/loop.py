@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import set_seed
 
 from uncrate import open as open_checkpoint
 from uncrate import settings, show
@@ -193,8 +194,6 @@ class _Run:
             save=saver,
             checkpoint_bytes=size,
         )
-        if saver.prefix is not None and self.resume is not None:
-            saver.load_prefix(model, self.resume)
         journal = Journal(self.folder, lambda: trainer.tokens_seen)
         for callback in (journal, Progress(), stop):
             trainer.add_callback(callback)
@@ -223,6 +222,8 @@ class _Run:
         config = peft_object(recipe)
         # Whole training under autocast keeps float32 masters; adapters always are float32.
         master = torch.float32 if config is None and (args.bf16 or args.fp16) else None
+        # Trainer seeds when it is made, which is after an adapter has drawn its first weights.
+        set_seed(args.seed)
         model: nn.Module = trainee if config is None else add_adapter(trainee, config)
         self.prefix = config if config is not None and recipe.peft and recipe.peft["peft_type"] != "LORA" else None
         freeze(model, recipe.freeze)

@@ -61,6 +61,7 @@ def old_numbers(predictions: Sequence[str], wanted: Sequence[str]) -> dict[str, 
         raise MissingPackage(
             f"the old script's numbers need the package {error.name}", next="pip install 'uncrate[zh-metrics]'"
         ) from error
+    jieba.setLogLevel(30)  # it reports its dictionary on stderr as if that were news
     sums = dict.fromkeys(OLD_NAMES, 0.0)
     rouge, smooth = Rouge(), SmoothingFunction().method3
     for said, right in zip(predictions, wanted, strict=True):

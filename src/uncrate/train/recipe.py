@@ -242,6 +242,8 @@ def _set(values: dict[str, Any], text: str) -> None:
     where = f"--set {escape(text)}"
     if not sign or not all(path):
         raise UsageError(f"--set takes key=value, not {escape(repr(text))}", next="--set training_args.max_steps=10")
+    if path[0] == "generation_config":
+        path = ["training_args", *path]
     if len(path) == 1 and path[0] not in KEYS:
         if path[0] not in known_arguments():
             near = get_close_matches(path[0], [*KEYS, *known_arguments()], n=1)

@@ -41,6 +41,7 @@ class Saver:
             # Word embeddings are not an adapter's; "auto" would ask the hub whether they are.
             model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
         elif self.prefix is not None:
+            self.prefix.inference_mode = True
             self.prefix.save_pretrained(str(folder))
             weight = trainee_of(model).transformer.prefix_encoder.embedding.weight
             save_file({PREFIX_KEY: weight.detach().cpu().contiguous()}, folder / ADAPTER_WEIGHTS)

@@ -20,8 +20,8 @@ from uncrate.errors import DoesNotFit, UncrateError, escape
 from uncrate.train.answers import Answerer, padded
 from uncrate.train.checkpoints import check_disk
 from uncrate.train.dataset import Collator, EvaluationPairs, GroupedByLength, TrainingRows
+from uncrate.train.saving import Saver
 
-Save = Callable[[nn.Module, Path, "dict[str, Tensor] | None"], None]
 _PROMPT = ("prompt_ids", "prompt_mask", "prompt_positions", "answers")
 
 
@@ -42,7 +42,7 @@ class FineTuner(Trainer):
         answerer: Answerer | None,
         compute_metrics: Callable[[Any], dict[str, float]] | None,
         callbacks: list[TrainerCallback],
-        save: Save,
+        save: Saver,
         checkpoint_bytes: int,
     ) -> None:
         self._answerer = answerer
@@ -134,6 +134,12 @@ class FineTuner(Trainer):
     def _not_saved(self, why: str) -> None:
         print(f"checkpoint-{self.state.global_step} was not saved, the last one is intact: {why}", file=sys.stderr)
         self.log({"save_failed": 1.0})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._save_model.prefix is not None:
+            self._save_model.load_prefix(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
