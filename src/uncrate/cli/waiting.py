@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,15 @@ from uncrate import show
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Show `text` with a moving mark on stderr while the block runs; nothing where stderr is no terminal."""
+    """Show on stderr that the block runs: a moving mark on a terminal, off it a line for each file that is fetched."""
     if not show.is_terminal(sys.stderr):
-        yield
+        log, handler = logging.getLogger("uncrate"), logging.StreamHandler(sys.stderr)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
         return
     from rich.console import Console
     from rich.text import Text

@@ -6,6 +6,7 @@ A mapping is private and copy-on-write: training may write to a mapped parameter
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import os
 import threading
@@ -92,7 +93,7 @@ def map_weights(plan: Plan) -> Mapped:
     names = list(dict.fromkeys(item.tensor.file for item in plan.assignments))
     if plan.manifest.weights.format == "pickle":
         names = list(sizes)
-    paths = dict(zip(names, plan.manifest.open().local_many(names), strict=True))
+    paths = dict(zip(names, plan.manifest.open().local_many(names, logging.getLogger("uncrate").info), strict=True))
     if plan.manifest.weights.format == "pickle":
         return Mapped(paths, {}, threading.Event())
     files = {name: MappedFile(path, name, sizes[name]) for name, path in paths.items()}
