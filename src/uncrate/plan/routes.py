@@ -80,7 +80,7 @@ def choose_route(manifest: Manifest, *, task: str, wanted: str = "auto", entry: 
     lock = lock_for(manifest.source)
     code = read_code(manifest, pins=lock.pins(str(manifest.source)))
     approval = lock.status(code) if code else None
-    named = _named(code, task, entry)
+    named = _named(code, manifest.config or {}, task, entry)
     own = _transformers_class(manifest.config or {}, entry)
     blocked = tuple(_faults(code, named))
     custom = named is not None and wanted in ("auto", "custom")
@@ -122,12 +122,14 @@ def _made(
     )
 
 
-def _named(code: Code, task: str, entry: str | None) -> EntryPoint | None:
-    for auto_class in (entry,) if entry else AUTO_CLASSES[task]:
-        found = code.entry(auto_class)
-        if found is not None:
-            return found
-    return None
+def _named(code: Code, config: Mapping[str, Any], task: str, entry: str | None) -> EntryPoint | None:
+    """Return the entry point to use: the one asked for, else the one whose class the config's `architectures` names,
+    which is the class that the weights were saved from, else the best for the task.
+    """
+    found = [code.entry(auto_class) for auto_class in ((entry,) if entry else AUTO_CLASSES[task])]
+    there = [point for point in found if point is not None]
+    saved = config.get("architectures") or ()
+    return next((point for point in there if point.class_name in saved), there[0] if there else None)
 
 
 def _faults(code: Code, named: EntryPoint | None) -> list[str]:
