@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -200,6 +201,22 @@ def test_a_reader_that_leaves_is_no_error(process_environment, golden, arguments
     )
     os.close(write)
     assert done.returncode == 0 and done.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("arguments", [("inspect",), ("inspect", "--json"), ("plan",)])
+def test_output_that_cannot_be_written_is_a_failure_in_words(process_environment, golden, arguments):
+    head, *rest = arguments
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "uncrate", head, golden, *rest],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=process_environment,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1 and done.stderr == b"error: No space left on device\n"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     except UncrateError as error:
         return tell(error, as_json=as_json)
     except BrokenPipeError:
-        return _reader_left()
+        # Whoever read our output has seen enough (`| head`).
+        _stop_writing()
+        return 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -66,13 +68,13 @@ def tell(error: UncrateError, *, as_json: bool) -> int:
     """Report an error on stderr, with `--json` also as a document on stdout; return its exit code."""
     on = show.colours(sys.stderr)
     try:
-        sys.stdout.flush()
         print(f"{show.paint('error:', show.RED, on)} {show.harmless(str(error))}", file=sys.stderr)
         if as_json:
             print_document({"schema": 1, "error": error.to_dict()})
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _reader_left()
+        sys.stdout.flush()
+    except OSError:
+        # Nobody is left to tell (a closed pipe, a full disk); the exit code still says it.
+        _stop_writing()
     return error.exit_code
 
 
@@ -113,12 +115,11 @@ def _show_traceback() -> None:
         traceback.print_exc(file=sys.stderr)
 
 
-def _reader_left() -> int:
-    """Whoever read our output has seen enough (`| head`): leave quietly, and keep Python from flushing into nothing."""
+def _stop_writing() -> None:
+    """Let what cannot be written go nowhere, or Python would fail on it once more when it leaves."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
-    return 0
