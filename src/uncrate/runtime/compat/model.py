@@ -37,6 +37,19 @@ class UnfinishedInit(Legacy):
             super().init_weights()  # type: ignore[misc]
 
 
+class NoGenericInit(Legacy):
+    """A class that says nothing about initialisation kept what its modules did themselves; rotary tables were never rewritten."""
+
+    def _init_weights(self, module: Any) -> None:
+        if any(owner.__module__.startswith("transformers.models.") for owner in type(self).__mro__):
+            super()._init_weights(module)  # type: ignore[misc]
+
+
+def no_generic_init(hooks: Hooks) -> None:
+    """Leave modules of classes without `_init_weights` as they made themselves."""
+    _model_mixin(hooks, NoGenericInit)
+
+
 def unfinished_init(hooks: Hooks) -> None:
     """Let classes without `post_init()` be saved, resized and tied."""
     _model_mixin(hooks, UnfinishedInit)

@@ -47,6 +47,17 @@ OUTPUTS = {
     "GenerateBeam{0}Output": ("BeamSearch{0}Output", "BeamSample{0}Output"),
 }
 
+# Decorators that only write documentation; those still there are stricter than they were.
+DOCUMENTATION = (
+    "add_code_sample_docstrings",
+    "add_start_docstrings",
+    "add_start_docstrings_to_model_forward",
+    "add_start_docstrings_to_callable",
+    "add_end_docstrings",
+    "replace_return_docstrings",
+    "replace_list_option_in_docstrings",
+)
+
 _AVAILABLE = re.compile(r"is_\w+_availa?ble")
 _TEXT = re.compile(r"[A-Z0-9_]+_(DOCSTRING|SAMPLE|IMPORT_ERROR)")
 _ARCHIVE = re.compile(r"[A-Z0-9_]+_PRETRAINED_(CONFIG_ARCHIVE_MAP|MODEL_ARCHIVE_LIST|MODEL_ARCHIVE_MAP)")
@@ -96,6 +107,8 @@ def removed_names(hooks: Hooks) -> None:
     hooks.modules["transformers.onnx"] = dict.fromkeys(("OnnxConfig", "OnnxConfigWithPast", "OnnxSeq2SeqConfigWithPast", "PatchingSpec"), _onnx_class)
     hooks.modules["transformers.onnx.utils"] = {"compute_effective_axis_dimension": lambda: torch_helpers.compute_effective_axis_dimension}
     hooks.modules["transformers.utils.fx"] = {"symbolic_trace": lambda: _unavailable}
+    for name in DOCUMENTATION:
+        hooks.replace[("transformers.utils.doc", name)] = lambda real: decorator_of_nothing
     hooks.add_names("", **gone)
     hooks.add_names("", **_everywhere())
     for new, olds in OUTPUTS.items():
@@ -112,19 +125,7 @@ def removed_names(hooks: Hooks) -> None:
 def _everywhere() -> dict[str, Callable[[], Any]]:
     from uncrate.runtime.compat import torch_helpers
 
-    made: dict[str, Callable[[], Any]] = {
-        name: lambda: decorator_of_nothing
-        for name in (
-            "add_code_sample_docstrings",
-            "add_start_docstrings",
-            "add_start_docstrings_to_model_forward",
-            "add_start_docstrings_to_callable",
-            "add_end_docstrings",
-            "replace_return_docstrings",
-            "replace_list_option_in_docstrings",
-            "deprecate_kwarg",
-        )
-    }
+    made: dict[str, Callable[[], Any]] = {name: lambda: decorator_of_nothing for name in (*DOCUMENTATION, "deprecate_kwarg")}
     for name in torch_helpers.GIVEN_BACK:
         made[name] = lambda name=name: getattr(torch_helpers, name)
     made["is_torch_available"] = lambda: lambda: True

@@ -43,6 +43,13 @@ SHIMS: tuple[Shim, ...] = (
         r"from transformers",
     ),
     Shim(
+        "mask_helpers",
+        "AttentionMaskConverter and _prepare_4d_causal_attention_mask",
+        "deprecated, 5.10 at the latest",
+        _from("masks", "mask_helpers"),
+        r"_4d_(causal_)?attention_mask|AttentionMaskConverter",
+    ),
+    Shim(
         "removed_attention_classes",
         "LlamaFlashAttention2, *SdpaAttention, *_ATTENTION_CLASSES and the scaled rotary classes of transformers' own models",
         "4.48",
@@ -117,6 +124,13 @@ SHIMS: tuple[Shim, ...] = (
         "a model class that never calls post_init()",
         "5.0",
         _from("model", "unfinished_init"),
+        r"class \w+\((\w+\.)?PreTrainedModel",
+    ),
+    Shim(
+        "no_generic_init",
+        "no initialisation but the class's own: today's default also rewrites rotary tables it thinks it knows",
+        "4.5x",
+        _from("model", "no_generic_init"),
         r"class \w+\((\w+\.)?PreTrainedModel",
     ),
     Shim(
