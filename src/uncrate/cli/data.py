@@ -39,7 +39,10 @@ def command(
     out: Out = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check training data (every fault with its line; exit code 1), show it as the model sees it, or convert it."""
+    """Check, show or convert training data.
+
+    check tells every fault with its line (exit code 1), show what the model sees, convert writes .jsonl.
+    """
     if action not in ACTIONS:
         raise UsageError(f"{escape(repr(action))} is not known", next="uncrate data check FILE, or show, or convert")
     # Reading pictures brings numpy and Pillow, for which `uncrate --help` should not wait.

@@ -45,7 +45,10 @@ def command(
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> int:
-    """Measure a model's answers: exact match, BLEU and ROUGE-L against a data file."""
+    """Measure a model's answers on a data file.
+
+    Exact match, BLEU and ROUGE-L.
+    """
     if eval_pairs not in ("answer", "glm4-2024"):
         raise UsageError(f"--eval-pairs is answer or glm4-2024, not {eval_pairs!r}")
     if min(max_input, max_output, batch) < 1:

@@ -58,7 +58,10 @@ def command(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> int:
-    """Fine-tune a model: LoRA, P-tuning v2 or all of it, by a GLM-4 configuration, unchanged."""
+    """Fine-tune a model by a GLM-4 configuration.
+
+    LoRA, P-tuning v2 or all of it; the configuration is taken unchanged.
+    """
     for name, value in (("--labels", labels), ("--eval-pairs", eval_pairs)):
         if value not in STYLES:
             raise UsageError(f"{name} is {' or '.join(STYLES)}, not {escape(repr(value))}")
@@ -86,6 +89,8 @@ def command(
             skip_bad=skip_bad,
         )
     )
+    if not outcome.main:
+        return INTERRUPTED if outcome.interrupted else 0
     if as_json:
         print_document(
             {

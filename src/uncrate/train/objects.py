@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from uncrate.errors import RecipeError, escape
-from uncrate.train.recipe import FinetuningConfig
+
+if TYPE_CHECKING:
+    from uncrate.train.recipe import FinetuningConfig
 
 # Rows are opened in the collator and checkpointing is a flag of our towers: transformers must do neither.
 _OURS = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "remove_unused_columns")
