@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import GOLDEN
 
+import uncrate
 from uncrate.families.chatglm import expected_tensors, read_config
 
 PREFIX = "base_model.model."
@@ -68,3 +70,43 @@ def write_lora(
 
 
 WEIGHTS = "adapter_model.safetensors"
+
+
+IDS = torch.tensor([[702, 704, 707, 10, 11, 12, 13, 14, 708, 20]])
+VISION = {"images": torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)}
+IMAGE_IDS = torch.tensor([[702, 704, 707, 10, 710, 700, 711, 14, 708, 20]])
+
+KINDS: dict[str, dict[str, Any]] = {
+    "query_key_value": {"r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["query_key_value"]},
+    "pattern": {"target_modules": r".*\.layers\.[0-9]+\.(?:self_)?attention\.query_key_value"},
+    "many": {"r": 3, "target_modules": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "fc1", "fc2"]},
+    "rslora": {"r": 9, "lora_alpha": 5, "use_rslora": True, "target_modules": ["dense"]},
+    "ranks": {
+        "target_modules": ["query_key_value", "dense"],
+        "rank_pattern": {"layers.1.self_attention.query_key_value": 2, "dense": 5},
+        "alpha_pattern": {r"^transformer\.encoder\.layers\.0\.self_attention\.dense": 3, "dense": 40},
+    },
+    "fan": {"target_modules": ["query_key_value"], "fan_in_fan_out": True},
+    "lora_bias": {"target_modules": ["query_key_value"], "lora_bias": True},
+    "dora": {"target_modules": ["query_key_value", "dense_4h_to_h"], "use_dora": True, "lora_alpha": 20},
+    "head": {"target_modules": ["query_key_value"], "modules_to_save": ["output_layer", "final_layernorm"]},
+    "embedding": {"target_modules": ["word_embeddings", "query_key_value"]},
+    "layers": {"target_modules": ["query_key_value"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    "exclude": {"target_modules": ["query_key_value"], "exclude_modules": r".*vision.*"},
+}
+
+
+def train_with_peft(folder: Path, **config: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random adapter as PEFT saves it, and the logits that PEFT gives with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(0)
+        model = get_peft_model(uncrate.open(str(GOLDEN)).model, LoraConfig(**config)).eval()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, 1.0 if "magnitude" in name else 0.0, 0.15)
+        model.save_pretrained(folder)
+    with torch.inference_mode():
+        return model(IDS).logits, model(IMAGE_IDS, **VISION).logits

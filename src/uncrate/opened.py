@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,9 @@ from uncrate.plan import Plan
 from uncrate.runtime.adapters import AdapterSet
 from uncrate.runtime.carry_out import Report, fill
 from uncrate.runtime.mapping import Mapped
+
+if TYPE_CHECKING:
+    from uncrate.runtime.rewrite import Written
 
 TOKENIZER_LIMIT = 64 << 20
 
@@ -41,6 +46,16 @@ class Opened(Answering):
     def adapters(self) -> AdapterSet:
         """The adapters on the model: `add`, `use`, `disable`, `remove`."""
         return AdapterSet(self.model, self.plan)
+
+    def save(self, folder: str | os.PathLike[str], *, shard_size: str = "5GB", force: bool = False) -> Written:
+        """Write the model as it is now into the new folder `folder`; everything else of the checkpoint is kept.
+
+        Raises UsageError for a place that is taken (`force` replaces a checkpoint) or while adapters are in use,
+        DoesNotFit.
+        """
+        from uncrate.runtime.save import save
+
+        return save(self, Path(folder), shard_size=shard_size, force=force)
 
     @property
     def device(self) -> torch.device:

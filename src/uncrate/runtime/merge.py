@@ -19,8 +19,8 @@ from uncrate.runtime.rewrite import Written, rewrite
 from uncrate.runtime.shards import Progress
 
 # Largest difference of a logit that counts as equal, in standard deviations of the logits. The sums are the same and
-# made in another order; half-precision weights are rounded once more where the adapter goes into them.
-TOLERANCES = {"float64": 1e-6, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.25}
+# made in another order, norms in float32; half-precision weights are rounded once more where the adapter goes in.
+TOLERANCES = {"float64": 1e-4, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.25}
 LENGTH = 24
 
 
