@@ -168,7 +168,7 @@ def token_of(given: Given) -> str | bool | None:
         return token  # type: ignore[no-any-return]
     if token is not None:
         raise UsageError("token and use_auth_token are both given", next="give token alone")
-    warnings.warn("use_auth_token is deprecated, its name is token", FutureWarning, stacklevel=4)
+    warnings.warn("use_auth_token is deprecated, its name is token", FutureWarning, stacklevel=5)
     return old  # type: ignore[no-any-return]
 
 

@@ -92,7 +92,7 @@ def _with_model_type(manifest: Manifest, where: Where) -> Manifest:
             next='add "model_type" to config.json',
         )
     warnings.warn(
-        f"config.json has no model_type; {guess!r} is guessed from the path {escape(text)}", UserWarning, stacklevel=5
+        f"config.json has no model_type; {guess!r} is guessed from the path {escape(text)}", UserWarning, stacklevel=4
     )
     note = f"config.json has no model_type: {guess} is guessed from the path"
     return replace(manifest, config=freeze({**config, "model_type": guess}), notes=(*manifest.notes, note))

@@ -231,7 +231,7 @@ def _open_foreign(plan: Plan, given: Given) -> Any:
         placement.dispatch(opened.model, device_map, given)
     _replace_generation(opened.model, given)
     filled = opened.filled
-    warn_of_new(filled.initialised)
+    warn_of_new(filled.initialised, stacklevel=4)
     return _with_info(opened.model, given, set(filled.initialised), {*filled.unexpected, *filled.ignored})
 
 

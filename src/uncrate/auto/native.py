@@ -81,14 +81,14 @@ def frequencies(plan: Plan) -> Tensor | None:
     return torch.frombuffer(data, dtype=torch.uint8).view(TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 
-def warn_of_new(names: Sequence[str]) -> None:
+def warn_of_new(names: Sequence[str], *, stacklevel: int = 5) -> None:
     """Warn of parameters that no file holds: the model answers at random until it is trained."""
     if names:
         shown = ", ".join(map(escape, names[:4])) + (" and more" if len(names) > 4 else "")
         warnings.warn(
             f"{shown}: not in the checkpoint and newly initialised; train the model before using it",
             UserWarning,
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
 
 

@@ -207,6 +207,16 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         places = expand(input_ids, config.boi_token_id, config.eoi_token_id, rows, config.vision.image_tokens + 2)
         return places.gather(torch.ones_like(input_ids) if attention_mask is None else attention_mask, 0)
 
+    def _prepare_attention_mask_for_generation(
+        self, inputs_tensor: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
+    ) -> Tensor:
+        """Infer a missing mask as transformers does, but from the padding in front alone.
+
+        The token in the middle of a picture's three is the padding token.
+        """
+        mask: Tensor = super()._prepare_attention_mask_for_generation(inputs_tensor, generation_config, model_kwargs)
+        return (mask.cumsum(dim=1) > 0).to(mask.dtype)
+
     def _prepare_cache_for_generation(
         self,
         generation_config: Any,
