@@ -41,7 +41,7 @@ def test_hostile_code_ends_in_words(build: Case, tmp_path: Path, monkeypatch: py
     folder.mkdir()
     says = build(folder, mark(marker))
     before, modules, limit = everything(folder), set(sys.modules), sys.getrecursionlimit()
-    started = time.perf_counter()
+    started = time.process_time()
     told = ""
     try:
         code = inspect(folder)
@@ -52,7 +52,7 @@ def test_hostile_code_ends_in_words(build: Case, tmp_path: Path, monkeypatch: py
         assert says.startswith("PROBLEM:"), "it must be refused"
         told = "\n".join(code.problems)
         assert not verify(code).approved
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     assert any(word in told for word in says.removeprefix("PROBLEM:").split("|")), told
     assert told.replace("\n", "").isprintable()
     assert len(told) < 2_000

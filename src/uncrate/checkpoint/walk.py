@@ -47,7 +47,9 @@ def walk(tree: ast.Module) -> list[Placed]:
                     if not isinstance(value, _LEAVES):
                         children.append((value, context))
                 elif isinstance(value, list):
-                    children += [(part, context) for part in value if isinstance(part, ast.AST)]
+                    children += [
+                        (part, context) for part in value if isinstance(part, ast.AST) and not isinstance(part, _LEAVES)
+                    ]
         children.reverse()
         stack += children
     return placed

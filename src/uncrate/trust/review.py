@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from uncrate.trust.findings import Finding
 
 MAX_DIFF = 2_000
+MAX_MATCHES = 1_000_000
 HONEST = (
     "Approving means: this code may run as you, with your files, keys and network. Findings say where to look; "
     "code without findings can still do harm."
@@ -238,10 +240,31 @@ def _change(code: Code, file: CodeFile, old_sha256: str | None, store: Store) ->
 
 
 def _diff(before: str, after: str, path: str) -> list[str]:
-    lines = difflib.unified_diff(
-        before.split("\n"), after.split("\n"), f"approved {path}", f"now {path}", n=2, lineterm=""
-    )
+    old, new = before.split("\n"), after.split("\n")
+    if _matches(old, new) > MAX_MATCHES:
+        # Lines repeated on purpose make the search for the best match take minutes: show all that lies between the
+        # first and the last line that differ.
+        start = _common(old, new)
+        end = min(_common(old[::-1], new[::-1]), len(old) - start, len(new) - start)
+        lines = [f"--- approved {path}", f"+++ now {path}", f"@@ line {start + 1} @@"]
+        lines += [f"-{line}" for line in old[start : len(old) - end]] + [
+            f"+{line}" for line in new[start : len(new) - end]
+        ]
+    else:
+        lines = list(difflib.unified_diff(old, new, f"approved {path}", f"now {path}", n=2, lineterm=""))
     return [escape(line, 400) for line in lines]
+
+
+def _common(old: list[str], new: list[str]) -> int:
+    """How many lines both begin with."""
+    pairs = enumerate(zip(old, new, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(old), len(new)))
+
+
+def _matches(old: list[str], new: list[str]) -> int:
+    """How many pairs of equal lines a diff looks at; difflib passes over those that fill a hundredth of a file."""
+    ones, others = Counter(old), Counter(new)
+    return sum(count * others[line] for line, count in ones.items() if others[line] <= len(new) // 100 + 1)
 
 
 def _findings(text: str, path: str) -> tuple[Finding, ...]:
