@@ -15,9 +15,9 @@ import uncrate
 from uncrate import Options
 from uncrate.cli.main import main
 from uncrate.errors import CheckpointError, PlanError, UsageError
+from uncrate.export import merging
+from uncrate.export.merging import merge
 from uncrate.families.chatglm import expected_tensors, read_config
-from uncrate.runtime import merge as merging
-from uncrate.runtime.merge import merge
 
 
 def logits(where, options=None):

@@ -38,7 +38,7 @@ def command(
     Writes a checkpoint that needs neither, one tensor at a time, opens it, and proves that its logits equal those of
     base and adapter. Nothing is left behind when that fails or is interrupted.
     """
-    from uncrate.runtime.merge import merge
+    from uncrate.export.merging import merge
 
     with counting("merging") as progress:
         merged = merge(
