@@ -5,7 +5,8 @@
 The checkpoint is made here: a GLM-4 text config with about so many tensors, in four shards. `uncrate inspect` reads the
 config, every tensor's name, dtype, shape and byte range, and prints them as a sheet; `AutoConfig.from_pretrained` reads
 the config of the same size in transformers' own Glm layout. The ratio is that of the fastest of the repeats, since
-neighbours on the machine can only add; the medians stand beside them. The commands are interleaved, the files in the page cache; ratios hold where seconds drift. Results: benchmarks/results/startup.json.
+neighbours on the machine can only add; the medians stand beside them. Commands are interleaved, the files are in the
+page cache. Results go to benchmarks/results/startup.json.
 """
 
 from __future__ import annotations
