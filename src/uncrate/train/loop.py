@@ -67,12 +67,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its folder, steps and metrics; `interrupted` when it was stopped and can be resumed."""
+    """How a run ended: its folder, steps and metrics; `interrupted` when it was stopped and can be resumed.
+
+    `main`: this is the process that speaks, of several."""
 
     folder: Path
     steps: int
     metrics: dict[str, float]
     interrupted: bool
+    main: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,13 @@ def _survey(job: Job, split: str, reading: Reading, notes: list[str]) -> _File |
     return _File(records, found)
 
 
+def allow_fsdp_on_cpu() -> None:
+    """Let accelerate shard over several CPU processes: torch's FSDP2 does over gloo, accelerate only asks for GPUs."""
+    from accelerate.state import DistributedType, PartialState
+
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
 class _Run:
     """The steps of one run, in order; each looks at what the ones before it made."""
 
@@ -160,6 +170,8 @@ class _Run:
             settings.set_tensorboard_dir(recipe.tensorboard_dir)
         self.args = training_arguments(recipe, eval_strategy=no_eval)
         self.args.generation_config = None
+        if self.args.fsdp and self.args.device.type == "cpu" and self.args.world_size > 1:
+            allow_fsdp_on_cpu()
         self.sampling = read_sampling(recipe.generation, recipe.max_output_length)
         self.folder = Path(str(self.args.output_dir))
         self.resume, self.start = choose_checkpoint(self.folder, job.resume)
@@ -180,7 +192,7 @@ class _Run:
             self._show_rows()
         before = self._try_answers(opened, collator)
         if self.job.dry_run:
-            return Outcome(self.folder, 0, {}, False)
+            return Outcome(self.folder, 0, {}, False, self.main)
         stop = StopRequest()
         trainer = FineTuner(
             model=model,
@@ -194,13 +206,13 @@ class _Run:
             save=saver,
             checkpoint_bytes=size,
         )
-        journal = Journal(self.folder, lambda: trainer.tokens_seen)
+        journal = Journal(self.folder, lambda: trainer.tokens_seen * self.args.world_size)
         for callback in (journal, Progress(), stop):
             trainer.add_callback(callback)
         with stop.installed():
             result = trainer.train(resume_from_checkpoint=str(self.resume) if self.resume else None)
         if stop.stopped:
-            return Outcome(self.folder, result.global_step, {}, True)
+            return Outcome(self.folder, result.global_step, {}, True, self.main)
         trainer.save_model()
         metrics = self._test(trainer, answerer)
         if self.main:
@@ -210,14 +222,17 @@ class _Run:
                 for one, two in zip(before, after, strict=False)
             ]
             write_report(self.folder, journal.path, plan, self.job.recipe, samples, metrics)
-        return Outcome(self.folder, result.global_step, metrics, False)
+        return Outcome(self.folder, result.global_step, metrics, False, self.main)
 
     def _open(self) -> tuple[Opened, nn.Module]:
         recipe, args = self.job.recipe, self.args
-        device = self.job.device or str(args.device)
+        # Under torchrun a CPU is called cpu:0.
+        device = self.job.device or (str(args.device) if args.device.type == "cuda" else args.device.type)
         opened = open_checkpoint(model_place(self.job.model), Options(device=device, route="native", task="causal"))
         if opened.plan.adapters:
             raise UsageError("MODEL_DIR is an adapter", next="name its base; an adapter is resumed from its checkpoint")
+        if self.folder.absolute() == Path(base_name(opened)):
+            raise UsageError("output_dir is MODEL_DIR: the base would be written over", next="name another output_dir")
         trainee = Trainee(opened, base_name(opened))
         config = peft_object(recipe)
         # Whole training under autocast keeps float32 masters; adapters always are float32.

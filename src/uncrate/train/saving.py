@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from peft import PeftModel, PrefixTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from uncrate.checkpoint.source import LocalSource
 from uncrate.errors import AdapterError
 from uncrate.opened import Opened
 from uncrate.runtime.rewrite import copied_files, copy_files
+from uncrate.runtime.shards import STORED_NAMES, Piece, parse_size, write_weights
 from uncrate.train.model import trainee_of
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -46,11 +46,22 @@ class Saver:
             weight = trainee_of(model).transformer.prefix_encoder.embedding.weight
             save_file({PREFIX_KEY: weight.detach().cpu().contiguous()}, folder / ADAPTER_WEIGHTS)
         else:
-            copy_files(self._opened.plan.manifest, copied_files(self._opened.plan.manifest), folder)
-            tensors = state if state is not None else trainee_of(model).state_dict()
-            save_torch_state_dict(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder, max_shard_size=SHARD
-            )
+            self._save_whole(trainee_of(model).state_dict() if state is None else state, folder)
+
+    def _save_whole(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        """Write a checkpoint in the base's layout; a run's result in the base's dtype, a step's as it is trained."""
+        manifest, result = self._opened.plan.manifest, not folder.name.startswith("checkpoint-")
+        dtype: torch.dtype = getattr(torch, self._opened.plan.dtype)
+        for old in folder.glob("model*.safetensors*"):  # an earlier run's, which this one replaces
+            old.unlink()
+        copy_files(manifest, copied_files(manifest), folder)
+
+        def piece(name: str, tensor: Tensor) -> Piece:
+            kind = dtype if result and tensor.is_floating_point() else tensor.dtype
+            return Piece(name, STORED_NAMES[kind], tuple(tensor.shape), lambda: tensor.detach().to(kind))
+
+        pieces = [piece(name, tensor) for name, tensor in tensors.items()]
+        write_weights(pieces, folder, limit=parse_size(SHARD), progress=lambda done, total, name: None)
 
     def load_prefix(self, model: nn.Module, folder: Path) -> None:
         """Fill the model's prefix from a checkpoint folder. Raises AdapterError where it holds another."""
