@@ -8,6 +8,7 @@ moment they are registered, and whatever else `__init__` makes is what it says.
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 from torch.overrides import TorchFunctionMode
+
+
+# Where a parameter on meta remembers the place at which its class made it.
+NUMBER = "_uncrate_number"
 
 
 class _NoInitialisationOnMeta(TorchFunctionMode):
@@ -35,9 +40,13 @@ class _NoInitialisationOnMeta(TorchFunctionMode):
 
 
 @contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Send each parameter that this thread registers to the meta device; one parameter under two names stays one."""
+def parameters_on_meta(keep: frozenset[int] = frozenset()) -> Iterator[None]:
+    """Send each parameter that this thread registers to the meta device; one parameter under two names stays one.
+
+    Parameters are numbered as they come; those numbered in `keep` stay real.
+    """
     owner = threading.get_ident()
+    numbers = itertools.count()
     moved: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
     register = nn.Module.register_parameter
 
@@ -47,8 +56,12 @@ def parameters_on_meta() -> Iterator[None]:
             return
         known = moved.get(id(param))
         if known is None or known[0]() is not param:
-            empty = type(param)(torch.empty_like(param, device="meta"), requires_grad=param.requires_grad)  # type: ignore[call-arg]
-            empty.__dict__.update(param.__dict__)
+            number = next(numbers)
+            empty = param
+            if number not in keep:
+                empty = type(param)(torch.empty_like(param, device="meta"), requires_grad=param.requires_grad)  # type: ignore[call-arg]
+                empty.__dict__.update(param.__dict__)
+            empty.__dict__[NUMBER] = number
             moved[id(param)] = known = (weakref.ref(param), empty)
         module._parameters[name] = known[1]
 
@@ -87,6 +100,29 @@ def build(cls: Callable[..., nn.Module], config: Any, *, dtype: torch.dtype) -> 
     finally:
         building.reset(token)
     return model.eval()
+
+
+def built_values(
+    cls: Callable[..., nn.Module], config: Any, model: nn.Module, names: list[str], *, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return what `__init__` puts into some parameters of a model that `build` made; only they take memory.
+
+    A parameter may be computed and never stored (sinusoidal positions), or be the fresh head of a new task.
+    """
+    from uncrate.runtime.compat.model import building
+
+    found = {name: model.get_parameter(name) for name in names}
+    numbers = {name: getattr(tensor, NUMBER) for name, tensor in found.items() if tensor.is_meta}
+    values: dict[str, Tensor] = {name: tensor.detach() for name, tensor in found.items() if not tensor.is_meta}
+    if numbers:
+        token = building.set(True)
+        try:
+            with default_dtype(dtype), parameters_on_meta(frozenset(numbers.values())):
+                again = cls(copy.deepcopy(config))
+        finally:
+            building.reset(token)
+        values |= {name: again.get_parameter(name).detach() for name in numbers}
+    return values
 
 
 def _on_meta(cls: Callable[..., nn.Module], config: Any) -> nn.Module | None:

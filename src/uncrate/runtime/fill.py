@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
@@ -36,6 +36,7 @@ class Filled:
     loaded: Mapping[str, str]
     tied: Mapping[str, str]
     buffers: tuple[str, ...]
+    computed: tuple[str, ...]
     initialised: tuple[str, ...]
     ignored: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -94,13 +95,21 @@ def slots_of(model: nn.Module) -> dict[str, _Slot]:
 
 
 def fill(
-    model: Any, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, cast: bool, new: Iterable[str] = (), conversions: Any = None
+    model: Any,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    cast: bool,
+    built_values: Callable[[list[str]], Mapping[str, Tensor]],
+    new: Iterable[str] = (),
+    conversions: Any = None,
 ) -> Filled:
     """Put stored tensors in the place of a model's parameters and persistent buffers, tie what belongs together.
 
     tensors: stored name to tensor; a lazy mapping is read once for each tensor that is used. dtype: the floating dtype that
     the model was built in; `cast` converts parameters to it, otherwise they keep the stored one. new: name patterns
-    (fnmatch) of parameters that may be missing; they are initialised. Raises `PlanError` with every fault.
+    (fnmatch) of parameters that may be missing; they are initialised. built_values: names to what `__init__` put there.
+    Raises `PlanError` with every fault.
     """
     state = _State(model, slots_of(model))
     shared = _shared(state.slots)
@@ -112,20 +121,19 @@ def fill(
     _tie(state)
     allowed = [re.compile(pattern) for pattern in _patterns(model, "_keys_to_ignore_on_load_missing")]
     missing = [name for name, slot in state.slots.items() if slot.parameter and state.absent(name)]
-    fresh = [
-        name
-        for name in missing
-        if any(pattern.search(name) for pattern in allowed) or any(fnmatch(name, pattern) for pattern in new)
-    ]
-    state.faults += [f"{escape(name)}: no file holds it" for name in missing if name not in fresh]
+    fresh = [name for name in missing if any(fnmatch(name, pattern) for pattern in new)]
+    computed = [name for name in missing if name not in fresh and any(pattern.search(name) for pattern in allowed)]
+    state.faults += [f"{escape(name)}: no file holds it" for name in missing if name not in (*fresh, *computed)]
     if state.faults:
         raise PlanError(f"the stored tensors do not fit {type(model).__name__}", state.faults)
-    _initialise(state, fresh, dtype)
+    for name, value in (built_values([*computed, *fresh]) if missing else {}).items():
+        state.slots[name].put(value)
+    _initialise(state, fresh)
     buffers = tuple(name for name, slot in state.slots.items() if not slot.parameter and state.absent(name))
     expected = [re.compile(pattern) for pattern in _expected_leftovers(model, state.slots)]
     ignored = tuple(name for name in leftover if any(pattern.search(name) for pattern in expected))
     unexpected = tuple(name for name in leftover if name not in ignored)
-    return Filled(state.loaded, state.tied, buffers, tuple(fresh), ignored, unexpected, tuple(state.notes))
+    return Filled(state.loaded, state.tied, buffers, tuple(computed), tuple(fresh), ignored, unexpected, tuple(state.notes))
 
 
 def _shared(slots: Mapping[str, _Slot]) -> list[list[str]]:
@@ -338,29 +346,19 @@ def _tie_by_methods(state: _State) -> None:
             state.tied[name] = names[id(slot.tensor)]
 
 
-def _initialise(state: _State, names: list[str], dtype: torch.dtype) -> None:
-    """Give parameters that no file holds the values a fresh model would have, leaving their neighbours alone."""
-    owners: dict[int, tuple[nn.Module, list[str]]] = {}
-    for name in names:
-        slot = state.slots[name]
-        owners.setdefault(id(slot.module), (slot.module, []))[1].append(slot.name)
-    for module, own in owners.values():
-        neighbours = {name: tensor for name, tensor in module._parameters.items() if name not in own}
-        for name in own:
-            empty = module._parameters[name]
-            assert empty is not None
-            made = torch.zeros(empty.shape, dtype=empty.dtype)
-            if not name.endswith("bias") and empty.is_floating_point():
-                made = made + 1 if empty.dim() < 2 else made.normal_(0.0, 0.02)
-            module._parameters[name] = nn.Parameter(made, requires_grad=empty.requires_grad)
-        copies = {name: None if tensor is None else tensor.detach().clone() for name, tensor in neighbours.items()}
-        module._parameters.update({name: None if copy is None else nn.Parameter(copy) for name, copy in copies.items()})
+def _initialise(state: _State, names: list[str]) -> None:
+    """Run the class's own initialisation over fresh parameters, leaving their neighbours in the same module alone."""
+    if not hasattr(state.model, "_init_weights"):
+        return
+    modules: dict[int, nn.Module] = {id(state.slots[name].module): state.slots[name].module for name in names}
+    fresh = {(id(state.slots[name].module), state.slots[name].name) for name in names}
+    for key, module in modules.items():
+        kept = {name: tensor for name, tensor in module._parameters.items() if (key, name) not in fresh}
+        copies = {name: None if tensor is None else nn.Parameter(tensor.detach().clone()) for name, tensor in kept.items()}
+        module._parameters.update(copies)
         with torch.no_grad():
-            if callable(getattr(module, "reset_parameters", None)):
-                module.reset_parameters()
-            if hasattr(state.model, "_init_weights"):
-                state.model._init_weights(module)
-        module._parameters.update(neighbours)
+            state.model._init_weights(module)
+        module._parameters.update(kept)
 
 
 def _expected_leftovers(model: Any, slots: Mapping[str, _Slot]) -> list[str]:

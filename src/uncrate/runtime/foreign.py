@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uncrate.errors import CodeError, ConfigError, MissingPackage, escape
 from uncrate.runtime.custom_code import closure_of
-from uncrate.runtime.empty import build
+from uncrate.runtime.empty import build, built_values
 from uncrate.runtime.fill import Filled, fill
 
 
@@ -70,7 +70,19 @@ def open_model(
         raise CodeError(
             f"{model_class.__name__} failed while being built: {type(error).__name__}: {escape(str(error), 300)}"
         ) from error
-    filled = fill(model, tensors, dtype=built_in, cast=dtype is not None, new=new, conversions=_conversions(model))
+
+    def values(names: list[str]) -> Mapping[str, Tensor]:
+        return built_values(model_class, config, model, names, dtype=built_in)
+
+    filled = fill(
+        model,
+        tensors,
+        dtype=built_in,
+        cast=dtype is not None,
+        built_values=values,
+        new=new,
+        conversions=_conversions(model),
+    )
     _set_generation(model, generation)
     return model, filled
 
