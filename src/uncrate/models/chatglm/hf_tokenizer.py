@@ -71,16 +71,16 @@ class ChatGLMTokenizer(ChatMethods, PreTrainedTokenizer):
         self.image_size = self.native.image_size
         self.chat_layout = chat_layout
         self.name = "GLMTokenizer"
-        self._found = {name: self.native.special_ids[name] for name in found_in_text if name in self.native.special_ids}
+        self._found: dict[str, int] = {}
         hidden = self.native._hidden
         self._added_tokens_decoder = {
             token: AddedToken(name, special=token in hidden, normalized=False)
             for name, token in self.native.special_ids.items()
         }
         kwargs.pop("added_tokens_decoder", None)
-        kwargs.setdefault("pad_token", self._added_tokens_decoder[self.native.pad_id].content)
-        if self.native.eos_ids and self.native.eos_ids[0] in self._added_tokens_decoder:
-            kwargs.setdefault("eos_token", self._added_tokens_decoder[self.native.eos_ids[0]].content)
+        kwargs.setdefault("pad_token", self._token_name(self.native.pad_id))
+        if self.native.eos_ids:
+            kwargs.setdefault("eos_token", self._token_name(self.native.eos_ids[0]))
         optional = {"image_size": image_size, "chat_layout": chat_layout}
         super().__init__(
             vocab_file=str(vocab_file),
@@ -88,8 +88,18 @@ class ChatGLMTokenizer(ChatMethods, PreTrainedTokenizer):
             **{key: value for key, value in optional.items() if value is not None},
             **kwargs,
         )
+        # Of the tokens that are there from the start, text is searched for those alone that a user once added.
+        self._found = {
+            name: token
+            for name, token in self._added_tokens_encoder.items()
+            if name in found_in_text or token >= self.native.vocab_size
+        }
         # What transformers calls splitting: special tokens in a text are its letters.
         self.split_special_tokens = True
+
+    def _token_name(self, token: int) -> str:
+        added = self._added_tokens_decoder.get(token)
+        return self._convert_id_to_token(token) if added is None else added.content
 
     @property
     def vocab_size(self) -> int:
