@@ -34,6 +34,7 @@ from uncrate.plan import Options
 if TYPE_CHECKING:
     from uncrate.generate.options import Sampling
     from uncrate.opened import Opened
+    from uncrate.opened_foreign import OpenedForeign
 
 Prompt = Annotated[
     str | None, typer.Option("-p", "--prompt", metavar="TEXT", help="Ask this, print the answer, leave; - reads stdin.")
@@ -151,7 +152,7 @@ def _question(prompt: str) -> str:
 
 
 def _answer_once(
-    opened: Opened, messages: list[dict[str, Any]], chosen: Sampling, seconds_to_open: float | None
+    opened: Opened | OpenedForeign, messages: list[dict[str, Any]], chosen: Sampling, seconds_to_open: float | None
 ) -> int:
     """Print the answer as it comes, or with its figures as JSON where `seconds_to_open` is given."""
     stream = opened.stream(messages, **asdict(chosen))

@@ -52,11 +52,11 @@ def command(
         print("\n" + show.harmless(found.to_text()), end="")
     if tensors:
         head = ("tensor", "dtype", "shape", "file")
-        rows = [
+        listed = [
             (escape(entry.name, 400), escape(entry.dtype), str(list(entry.shape)), escape(entry.file, 400))
             for entry in manifest.weights.tensors.values()
         ]
-        print("\n" + show.table(head, rows, stream=sys.stdout))
+        print("\n" + show.table(head, listed, stream=sys.stdout))
     return 0
 
 

@@ -18,6 +18,7 @@ from uncrate.errors import MessageError, UncrateError, UsageError, escape
 if TYPE_CHECKING:
     from uncrate.generate.options import Sampling
     from uncrate.opened import Opened
+    from uncrate.opened_foreign import OpenedForeign
 
 PROMPT = "> "
 # Names that /set takes, and the field of Sampling behind each.
@@ -41,7 +42,9 @@ class _Command:
 class Talk:
     """One conversation with an opened checkpoint: its turns, its picture, and how answers are drawn."""
 
-    def __init__(self, opened: Opened, sampling: Sampling, *, system: str | None, picture: str | None) -> None:
+    def __init__(
+        self, opened: Opened | OpenedForeign, sampling: Sampling, *, system: str | None, picture: str | None
+    ) -> None:
         self.opened = opened
         self.sampling = sampling
         self.system = system
