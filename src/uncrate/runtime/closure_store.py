@@ -6,10 +6,10 @@ the process that made the pickle: the lock is read again, and every file is hash
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 
 from uncrate.checkpoint.imports import is_installed, is_standard, read_facts
+from uncrate.checkpoint.syntax import decode_source, parse_source
 from uncrate.checkpoint.walk import walk
 from uncrate.errors import NotApproved, escape
 from uncrate.trust.lock import load_lock
@@ -59,7 +59,7 @@ def siblings_of(files: Mapping[str, bytes]) -> frozenset[str]:
     for path, data in files.items():
         if not path.endswith(".py"):
             continue
-        tree = ast.parse(data.decode("utf-8"))
+        tree, _ = parse_source(decode_source(data, path), path)
         for statement in read_facts(tree, walk(tree)).imports:
             name = statement.module[0] if statement.module else ""
             if statement.level == 0 and name in top and not is_standard(name) and not is_installed(name):

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from uncrate.checkpoint.syntax import decode_source
 from uncrate.errors import CodeError, MissingPackage, UncrateError, escape
 
 PACKAGE = "uncrate.runtime.approved"
@@ -69,7 +70,11 @@ class Closure:
     def home(self, module: str) -> str:
         """Return the package that is the root for a module's absolute imports: its repository's."""
         first = module[len(self.package) + 1 :].partition(".")[0]
-        return f"{self.package}.{first}" if first.startswith("from_") and "." in module[len(self.package) + 1 :] else self.package
+        return (
+            f"{self.package}.{first}"
+            if first.startswith("from_") and "." in module[len(self.package) + 1 :]
+            else self.package
+        )
 
     def hooks(self) -> Any:
         """Return the compatibility hooks of this closure, made on first use."""
@@ -99,9 +104,13 @@ def register_closure(
         known = _closures.get(closure_hash)
         if known is not None:
             if dict(known.files) != {python_path(path): data for path, data in files.items()}:
-                raise CodeError(f"closure {closure_hash[:8]} was registered with other bytes", why="one hash names one content")
+                raise CodeError(
+                    f"closure {closure_hash[:8]} was registered with other bytes", why="one hash names one content"
+                )
             return known
-        closure = Closure(closure_hash, MappingProxyType({python_path(path): data for path, data in files.items()}), siblings, compat)
+        closure = Closure(
+            closure_hash, MappingProxyType({python_path(path): data for path, data in files.items()}), siblings, compat
+        )
         _closures[closure_hash] = closure
         return closure
 
@@ -147,7 +156,9 @@ def load_class(
     module = load_module(closure, module_name)
     found = vars(module).get(class_name)
     if not isinstance(found, type):
-        raise CodeError(f"{escape(class_name)} is not a class of {escape(module_name)}.py", where=f"closure {closure_hash[:8]}")
+        raise CodeError(
+            f"{escape(class_name)} is not a class of {escape(module_name)}.py", where=f"closure {closure_hash[:8]}"
+        )
     return found
 
 
@@ -213,10 +224,8 @@ class ApprovedLoader(importlib.abc.InspectLoader):
         """Return the text that was approved and is run."""
         if not self.path:
             return ""
-        try:
-            return self.closure.files[self.path].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CodeError("a code file is not UTF-8", where=escape(self.path), why=str(error)) from error
+        # The reviewer's own decoder, so that what runs is the text that was reviewed.
+        return decode_source(self.closure.files[self.path], self.path)
 
     def is_package(self, fullname: str) -> bool:
         """Whether the module may have sub-modules."""
@@ -298,7 +307,9 @@ def _missing(closure: Closure, module: str, error: ModuleNotFoundError) -> Uncra
         return CodeError(f"the approved code lacks the module {escape(lacking)}", where=_place(error) or module)
     top = name.partition(".")[0]
     if top == "transformers" and name != top:
-        return CodeError(f"the checkpoint's code needs {escape(name)}, which this transformers does not have", where=_place(error))
+        return CodeError(
+            f"the checkpoint's code needs {escape(name)}, which this transformers does not have", where=_place(error)
+        )
     package = "uncrate[transformers]" if top == "transformers" else top
     return MissingPackage(
         f"the checkpoint's code imports {escape(name)}, which is not installed",
