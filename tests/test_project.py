@@ -144,3 +144,17 @@ def test_nothing_is_left_open_in_the_source():
         for match in marks.finditer(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_an_installed_copy_has_every_file():
+    package = ROOT / "src" / "uncrate"
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    patterns = settings["package-data"]["uncrate"]
+    for path in package.rglob("*"):
+        if "__pycache__" in path.parts or path.is_dir():
+            continue
+        inside = path.relative_to(package)
+        if path.suffix == ".py":
+            assert (path.parent / "__init__.py").exists(), f"{inside.parent} is no package: it would not be installed"
+        else:
+            assert any(inside.match(pattern) for pattern in patterns), f"{inside} would not be installed"
