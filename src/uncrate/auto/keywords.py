@@ -38,7 +38,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "code_revision": Keyword(
         ACCEPTED, "code is pinned by the lock, by content; another revision of it is another approval", _ALL
     ),
-    "subfolder": Keyword(TRANSLATED, "Options.subfolder", _ALL),
+    "subfolder": Keyword(TRANSLATED, "the same as Options.subfolder", _ALL),
     "cache_dir": Keyword(HONOURED, "the hub cache of this load", _ALL),
     "local_files_only": Keyword(HONOURED, "nothing is asked of the hub", _ALL),
     "force_download": Keyword(HONOURED, "files are fetched again although the cache holds them", _ALL),
@@ -64,7 +64,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "quantization_config": Keyword(
         HONOURED, "set aside while the config is read, given to transformers' quantizer for the model"
     ),
-    "generation_config": Keyword(HONOURED, "replaces generation_config.json"),
+    "generation_config": Keyword(HONOURED, "used in place of generation_config.json"),
     "device_map": Keyword(HONOURED, "'auto', a device, or a dict; the vision tower is one unit that is never split"),
     "max_memory": Keyword(HONOURED, "bounds what device_map='auto' may put on each device"),
     "offload_folder": Keyword(HONOURED, "where a device_map's 'disk' goes"),
@@ -101,6 +101,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "return_unused_kwargs": Keyword(HONOURED, "returns (config, what was no attribute of it)", (CONFIG,)),
     "use_fast": Keyword(ACCEPTED, "there is one tokenizer, and it is fast", (TOKENIZER,)),
     "tokenizer_type": Keyword(REFUSED, "the checkpoint's files say which tokenizer it is", (TOKENIZER,)),
+    "mistral_format": Keyword(REFUSED, "the files of transformers' own format are read", (TOKENIZER,)),
     "_from_auto": Keyword(ACCEPTED, "transformers' note to itself", _ALL),
     "_from_pipeline": Keyword(ACCEPTED, "transformers' note to itself", _ALL),
     "_commit_hash": Keyword(ACCEPTED, "the commit is resolved by the load itself", _ALL),

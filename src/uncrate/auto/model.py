@@ -195,20 +195,20 @@ def _open_native(plan: Plan, given: Given, config: PretrainedConfig | None, mode
     quantization, device_map = given.get("quantization_config"), given.get("device_map")
     if quantization is not None:
         quantize.method_of(quantization)
-    mapped = map_weights(plan)
+    mapped, missing = map_weights(plan), set(plan.initialised)
     if quantization is not None:
         tensors = native.quantizable(plan, mapped, config)
         cls = native.CLASSES[plan.task]
         model = quantize.build_quantized(cls, config, tensors, quantization, dtype=plan.dtype, device_map=device_map)
         native.set_generation(model, plan)
     else:
-        model = native.build_native(plan, mapped, config, model_args, copy=bool(given.get("disable_mmap")))
+        model, missing = native.build_native(plan, mapped, config, model_args, copy=bool(given.get("disable_mmap")))
         if device_map is not None and placement.one_device(device_map) is None:
             placement.dispatch(model, device_map, given)
     native.put_adapters(model, plan, given.get("adapter_name"))
     _replace_generation(model, given)
     left_out = {item.name for item in plan.left_out} - {INV_FREQ}
-    return _with_info(model, given, set(plan.initialised), left_out)
+    return _with_info(model, given, missing, left_out)
 
 
 def _open_foreign(plan: Plan, given: Given) -> Any:

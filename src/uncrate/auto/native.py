@@ -33,8 +33,8 @@ CLASSES: dict[str, type[ChatGLMForConditionalGeneration] | type[ChatGLMForSequen
 
 def build_native(
     plan: Plan, mapped: Mapped, config: ChatGLMConfig, model_args: Sequence[Any], *, copy: bool
-) -> ChatGLMPreTrainedModel:
-    """Return the transformers model of a sound native plan, filled and in evaluation mode.
+) -> tuple[ChatGLMForConditionalGeneration | ChatGLMForSequenceClassification, set[str]]:
+    """Return the transformers model of a sound native plan, filled and in evaluation mode, and what no file holds.
 
     `copy` takes the weights out of the mapped files. A task head that no file holds is initialised, with a warning.
     """
@@ -42,20 +42,21 @@ def build_native(
     dtype, device = TORCH_NAMES[plan.dtype], torch.device(plan.device.name)
     config.dtype = dtype
     model = build_empty(lambda given: cls(given, *model_args), config)
-    assert isinstance(model, ChatGLMPreTrainedModel)
+    assert isinstance(model, ChatGLMForConditionalGeneration | ChatGLMForSequenceClassification)
     assign(model, filled(plan, mapped, dtype, device))
     initialise(model, plan.initialised, dtype, device)
     rotary = model.transformer.rotary_pos_emb
     assert isinstance(rotary, RotaryFrequencies)
     stored = frequencies(plan)
     rotary.inv_freq = (rotary.computed() if stored is None else stored).to(device)
-    model.tie_weights(missing_keys=set(plan.initialised), recompute_mapping=False)
+    missing = set(plan.initialised)
+    model.tie_weights(missing_keys=missing, recompute_mapping=False)
     if copy:
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-    warn_of_new(plan.initialised)
+    warn_of_new([name for name in plan.initialised if name in missing])
     set_generation(model, plan)
-    return model.eval()
+    return model.eval(), missing
 
 
 def filled(plan: Plan, mapped: Mapped, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

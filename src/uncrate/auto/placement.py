@@ -13,6 +13,8 @@ from uncrate.auto.keywords import Given
 from uncrate.errors import MissingPackage, UsageError, escape
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+# Modules that read a child's weight without calling the child, so that an offloaded one must come back with them.
+WHOLE = ["PatchEmbedding", "PrefixEncoder"]
 # Parts whose tensors meet in one operation, so that a device for each of their children cannot work.
 UNITS = re.compile(r"transformer\.(?:vision|embedding|encoder\.layers\.\d+)(?=\.)")
 
@@ -99,5 +101,6 @@ def dispatch(model: nn.Module, device_map: Any, given: Given) -> None:
         device_map=placed,
         offload_dir=given.get("offload_folder"),
         offload_buffers=bool(given.get("offload_buffers")),
+        preload_module_classes=WHOLE,
         skip_keys=list(getattr(model, "_skip_keys_device_placement", None) or ()),
     )

@@ -146,7 +146,7 @@ class ChatGLMTokenizer(ChatMethods, PreTrainedTokenizer):
     def text_ids(self, text: str, *, split_special_tokens: bool | None = None) -> list[int]:
         """Return the ids of a text without any prefix. False finds the layout's special tokens in it, too."""
         found = dict(self._found)
-        if split_special_tokens is False:
+        if not (self.split_special_tokens if split_special_tokens is None else split_special_tokens):
             found |= self._added_tokens_encoder
         if not found or not any(name in text for name in found):
             return self.native.encode_text(text)
