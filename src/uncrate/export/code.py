@@ -38,8 +38,12 @@ _WORDS = {
     f"{_MODELS}.vision": "Vision",
     f"{_MODELS}.vocabulary": "Vocabulary",
 }
-# Read by ChatGLM2's and ChatGLM3's tokenizer alone.
-_OPTIONAL = frozenset(("sentencepiece",))
+# sentencepiece is for ChatGLM2's and ChatGLM3's tokenizer alone; what tiktoken does, tokenizers can do, slower to open.
+_OPTIONAL: Mapping[str, Name | None] = {
+    "sentencepiece": None,
+    "tiktoken": ("uncrate.export.standins", "Tiktoken"),
+}
+_HEADS = {"uncrate.errors": "Errors: what is wrong, where, why, and what to do next."}
 
 
 def code_files(tokenizer_class: str = "ChatGLM4Tokenizer") -> dict[str, str]:
@@ -49,7 +53,7 @@ def code_files(tokenizer_class: str = "ChatGLM4Tokenizer") -> dict[str, str]:
         FilePlan(
             doc=f"The configuration of ChatGLM2, ChatGLM3, GLM-4 and GLM-4V.\n\n{said}\n",
             roots=((f"{_MODELS}.hf_config", "ChatGLMConfig"),),
-            optional=_OPTIONAL,
+            heads=_HEADS,
         ),
         _STANDINS,
         _WORDS,
@@ -62,7 +66,7 @@ def code_files(tokenizer_class: str = "ChatGLM4Tokenizer") -> dict[str, str]:
                 for name in ("ChatGLMModel", "ChatGLMForConditionalGeneration", "ChatGLMForSequenceClassification")
             ),
             beside={CONFIGURATION: configuration.names},
-            optional=_OPTIONAL,
+            heads=_HEADS,
         ),
         _STANDINS,
         _WORDS,
@@ -74,6 +78,7 @@ def code_files(tokenizer_class: str = "ChatGLM4Tokenizer") -> dict[str, str]:
             roots=(root,),
             called={root: tokenizer_class},
             optional=_OPTIONAL,
+            heads=_HEADS,
         ),
         _STANDINS,
         _WORDS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,14 +14,17 @@ from uncrate.export.inline import PACKAGE, External, Name, Source, Statement, Us
 @dataclass(frozen=True, kw_only=True)
 class FilePlan:
     """One file to write: its docstring, the names that must be in it (module and name there), what they are called in
-    the file, and files of the same folder that names are taken from.
+    the file, and files of the same folder that names are taken from. `optional` are packages that functions import and
+    that may not be installed, each with what takes its place then (None: nothing).
+    `heads` are words about a module in place of its own.
     """
 
     doc: str
     roots: tuple[Name, ...]
     called: Mapping[Name, str] = field(default_factory=dict)
     beside: Mapping[str, Mapping[Name, str]] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset()
+    optional: Mapping[str, Name | None] = field(default_factory=dict)
+    heads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ def generate(plan: FilePlan, standins: Mapping[Name, Name], prefixes: Mapping[st
     gathered = _Gathered(standins, {name for names in plan.beside.values() for name in names})
     for root in plan.roots:
         gathered.take(root)
+    for fallback in plan.optional.values():
+        if fallback is not None:
+            gathered.take(fallback)
     order = _ordered(gathered.modules, standins)
     names = _choose_names(gathered, order, plan, prefixes)
     known = names | {name: called for given in plan.beside.values() for name, called in given.items()}
@@ -53,7 +59,7 @@ def generate(plan: FilePlan, standins: Mapping[Name, Name], prefixes: Mapping[st
             if any((module, name) in gathered.names for name in statement.names)
         ]
         if parts:
-            sections.append(_head(source) + "\n\n\n" + _spaced(parts))
+            sections.append(_head(source, plan.heads.get(module)) + "\n\n\n" + _spaced(parts))
     body = "\n\n\n".join(sections)
     imports = _imports(gathered, plan, known)
     text = f'"""{plan.doc}"""\n\nfrom __future__ import annotations\n\n{imports}\n\n\n{body}\n'
@@ -175,10 +181,10 @@ def _with_word(name: str, word: str) -> str:
     return f"{name}_{word.lower()}"
 
 
-def _head(source: Source) -> str:
+def _head(source: Source, said: str | None) -> str:
     """A line that says where a section comes from, and the module's own words about it."""
     short = source.module.removeprefix(PACKAGE + ".")
-    words = "\n".join(f"# {line}".rstrip() for line in source.doc.splitlines())
+    words = "\n".join(f"# {line}".rstrip() for line in (said or source.doc).splitlines())
     return f"# {'-' * 20} {short} {'-' * max(96 - len(short), 3)}\n{words}"
 
 
@@ -199,7 +205,7 @@ def _rewritten(
     statement: Statement,
     resolve: object,
     names: Mapping[Name, str],
-    optional: frozenset[str],
+    optional: Mapping[str, Name | None],
 ) -> str:
     """Return a statement's text with every global under its name in the file, and imports of ours gone."""
     assert callable(resolve)
@@ -221,13 +227,13 @@ def _rewritten(
         old = lines[line - 1]
         lines[line - 1] = old[:start] + new + old[end:]
     gone = {number for item in inside for number in range(item.lineno, (item.end_lineno or item.lineno) + 1)}
-    guards = {item.lineno: item for item in _optional_imports(node, optional)}
+    guards = dict(_optional_imports(node, optional))
     out: list[str] = []
     for number in range(statement.first, statement.last + 1):
         if number in gone:
             continue
         text = lines[number - 1].decode("utf-8")
-        out += _guarded(text) if number in guards else [text]
+        out += _guarded(text, guards[number], names) if number in guards else [text]
     return "\n".join(out)
 
 
@@ -236,20 +242,23 @@ def _end(resolve: object, source: Source, name: Name) -> object:
     return resolve(source, Use(0, 0, 0, name[1], name[0]))
 
 
-def _optional_imports(node: ast.AST, optional: frozenset[str]) -> list[ast.stmt]:
-    """Imports inside functions of packages that most users of the file do without."""
-    return [
-        item
-        for item in ast.walk(node)
-        if isinstance(item, ast.Import | ast.ImportFrom)
-        and (item.module if isinstance(item, ast.ImportFrom) else item.names[0].name) in optional
-    ]
+def _optional_imports(
+    node: ast.AST, optional: Mapping[str, Name | None]
+) -> Iterator[tuple[int, tuple[str, Name | None]]]:
+    """Lines of imports inside functions of packages that may not be there: what they bind, and what takes its place."""
+    for item in ast.walk(node):
+        if isinstance(item, ast.Import | ast.ImportFrom):
+            package = item.module if isinstance(item, ast.ImportFrom) else item.names[0].name
+            if package in optional:
+                yield item.lineno, (item.names[0].asname or item.names[0].name, optional[package])
 
 
-def _guarded(text: str) -> list[str]:
+def _guarded(text: str, guard: tuple[str, Name | None], names: Mapping[Name, str]) -> list[str]:
     """transformers asks for every package that a file imports outside `try`."""
     indent = text[: len(text) - len(text.lstrip())]
-    return [f"{indent}try:", f"    {text}", f"{indent}except ImportError:", f"{indent}    raise"]
+    binding, fallback = guard
+    instead = "raise" if fallback is None else f"{binding} = {names[fallback]}"
+    return [f"{indent}try:", f"    {text}", f"{indent}except ImportError:", f"{indent}    {instead}"]
 
 
 def _imports(gathered: _Gathered, plan: FilePlan, names: Mapping[Name, str]) -> str:

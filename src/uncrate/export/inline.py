@@ -91,6 +91,7 @@ def read_source(module: str) -> Source:
     )
 
 
+@cache
 def module_path(module: str) -> Path | None:
     """Return the file of one of our modules, None where there is none."""
     root = find_spec(PACKAGE)

@@ -11,16 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from uncrate.errors import TokenizerError
+from uncrate.export.standins import every_merge, letters_of_bytes
 from uncrate.models.chatglm.tokenizer import PATTERN, ChatGLMTokenizer
 
 FILE = "tokenizer.json"
-
-
-def byte_letters() -> dict[int, str]:
-    """Map each byte to a printable letter of its own, as byte-level vocabularies are written in JSON."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
 
 
 def tokenizer_json(tokenizer: ChatGLMTokenizer) -> dict[str, Any]:
@@ -32,7 +26,7 @@ def tokenizer_json(tokenizer: ChatGLMTokenizer) -> dict[str, Any]:
             f"the vocabulary lacks {len(missing)} of 256 single bytes, and {FILE} cannot say so",
             where="tokenizer.model",
         )
-    letters = byte_letters()
+    letters = letters_of_bytes()
     spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
     names = sorted(tokenizer.special_ids, key=tokenizer.special_ids.__getitem__)
     start = ("[gMASK]", "<sop>")
@@ -74,18 +68,9 @@ def tokenizer_json(tokenizer: ChatGLMTokenizer) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": True,
             "vocab": {spelled[token]: rank for token, rank in sorted(ranks.items(), key=lambda item: item[1])},
-            "merges": [[spelled[left], spelled[right]] for left, right in merges(ranks)],
+            "merges": [[spelled[left], spelled[right]] for left, right in every_merge(ranks)],
         },
     }
-
-
-def merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return every pair of tokens that makes a token, in the order of the rank of what it makes."""
-    found = []
-    for token in sorted(ranks, key=ranks.__getitem__):
-        pairs = [(token[:at], token[at:]) for at in range(1, len(token)) if token[:at] in ranks and token[at:] in ranks]
-        found += sorted(pairs, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-    return found
 
 
 def dumped(tokenizer: ChatGLMTokenizer) -> str:
