@@ -24,6 +24,7 @@ KINDS = (
     ("slow tokenizer", "transformers.tokenization_python", "PythonBackend"),
     ("fast tokenizer", "transformers.tokenization_utils_tokenizers", "TokenizersBackend"),
     ("processor", "transformers.processing_utils", "ProcessorMixin"),
+    ("image processor", "transformers.image_processing_utils", "BaseImageProcessor"),
 )
 
 
