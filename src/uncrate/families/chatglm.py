@@ -81,6 +81,7 @@ class ChatGLMConfig:
     fp32_residual_connection: bool
     pre_seq_len: int | None
     prefix_projection: bool
+    quantization_bit: int
     use_cache: bool
     boi_token_id: int | None
     eoi_token_id: int | None
@@ -117,12 +118,14 @@ def claims(config: Mapping[str, Any]) -> str | None:
     if _first_eos(config) > 100_000 or "boi_token_id" in config or "GLM4" in str(config.get("tokenizer_class")):
         return "GLM-4"
     name = str(config.get("_name_or_path", "")).lower()
+    if "chatglm3" in name:  # the base model's file has none of the keys below
+        return "ChatGLM3"
     if "glm-4" in name or "glm4" in name:
         return "GLM-4"
     # The two share every size; the later one's config.json brought classifier_dropout and the prefix keys.
     if "chatglm2" in name or not ({"classifier_dropout", "pre_seq_len", "rope_ratio"} & set(config)):
         return "ChatGLM2"
-    if "32k" in name and "chatglm3" not in name and "classifier_dropout" not in config:
+    if "32k" in name and "classifier_dropout" not in config:
         return "ChatGLM2"
     eos = config.get("eos_token_id")
     return "GLM-4" if isinstance(eos, list | tuple) else "ChatGLM3"
@@ -172,6 +175,7 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> ChatGL
         fp32_residual_connection=fields.boolean("fp32_residual_connection", default=False),
         pre_seq_len=fields.optional_integer("pre_seq_len", low=1),
         prefix_projection=fields.boolean("prefix_projection", default=False),
+        quantization_bit=fields.integer("quantization_bit", low=0, high=64, default=0),
         use_cache=fields.boolean("use_cache", default=True),
         boi_token_id=fields.optional_integer("boi_token_id"),
         eoi_token_id=fields.optional_integer("eoi_token_id"),
@@ -227,6 +231,12 @@ def _check_relations(fields: Fields, config: ChatGLMConfig) -> None:
         config.kv_channels % 4 == 0,
         "kv_channels",
         f"should be a multiple of 4 for the rotary embedding, is {config.kv_channels}",
+    )
+    fields.require(
+        config.quantization_bit == 0,
+        "quantization_bit",
+        f"is {config.quantization_bit}: weights packed by ChatGLM's own quantisation are not read, "
+        "open the checkpoint they were made from",
     )
     for key, token in (("boi_token_id", config.boi_token_id), ("eoi_token_id", config.eoi_token_id)):
         fields.require(

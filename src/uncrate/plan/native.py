@@ -27,7 +27,7 @@ def plan_native(
     generation: str,
 ) -> Plan:
     assert manifest.config is not None
-    config = family.read_config(manifest.config, "config.json")
+    config = family.read_config(manifest.config, f"{manifest.source}/config.json")
     task = choose_task(manifest, options)
     match = _match(manifest, options, family, task, family.expected_tensors(config, task))
     dtype, notes = choose_dtype(manifest, options, match.stored)
