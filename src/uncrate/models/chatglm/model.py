@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from uncrate.errors import PictureError, UsageError
 from uncrate.families.chatglm import ChatGLMConfig
 from uncrate.models.chatglm.expand import expand
 from uncrate.models.chatglm.language import Embedding, GLMTransformer, KeyValueStore, PrefixEncoder, rotary_table
@@ -71,6 +72,16 @@ def attention_pattern(
     return seen[:, None]
 
 
+def check_shapes(input_ids: Tensor, **others: Tensor | None) -> None:
+    """Raise UsageError where input_ids are not [B, T] or one of the others is of another shape."""
+    shape = list(input_ids.shape)
+    if len(shape) != 2:
+        raise UsageError(f"input_ids should be [B, T], they are {shape}", next="put a single row in a batch: ids[None]")
+    for name, given in others.items():
+        if given is not None and list(given.shape) != shape:
+            raise UsageError(f"{name} should be {shape} as input_ids are, not {list(given.shape)}")
+
+
 class ChatGLMModel(nn.Module):
     """Everything the checkpoint keeps under `transformer.`: embedding, decoder, output layer, vision tower, prefix."""
 
@@ -99,17 +110,22 @@ class ChatGLMModel(nn.Module):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Embedded:
-        """Look words up and put each picture's vectors in the place of its three tokens; shapes as in `forward`."""
+        """Look words up and put each picture's vectors in the place of its three tokens; shapes as in `forward`.
+
+        Raises UsageError for shapes that do not go together and ids that are no words, PictureError as `forward`.
+        """
+        check_shapes(input_ids, attention_mask=attention_mask, labels=labels)
         if position_ids is None:
             if attention_mask is None:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
             else:
                 position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-        x = self.embedding(input_ids)
+        x = self.look_up(input_ids)
         if images is None or not len(images):
             return Embedded(x, position_ids, attention_mask, labels)
         boi, eoi = self.config.boi_token_id, self.config.eoi_token_id
-        assert boi is not None and eoi is not None
+        if self.config.vision is None or boi is None or eoi is None:
+            raise PictureError("this model takes no pictures", next="leave images out, or open a GLM-4V checkpoint")
         vectors = self.vision(images.to(device=x.device, dtype=self.dtype))
         places = expand(input_ids, boi, eoi, len(images), vectors.shape[1])
         words = x.gather(1, places.source[..., None].expand(-1, -1, x.shape[-1]))
@@ -119,6 +135,17 @@ class ChatGLMModel(nn.Module):
         if labels is not None:
             labels = places.gather(labels, IGNORED).masked_fill(places.inside, IGNORED)
         return Embedded(x, places.gather(position_ids, 0), places.gather(ones, 0), labels)
+
+    def look_up(self, input_ids: Tensor) -> Tensor:
+        """Return the words' embeddings [B, T, C]."""
+        try:
+            return self.embedding(input_ids)
+        except IndexError as error:  # told by the CPU alone: a check of our own would make a GPU wait
+            words, lowest, highest = self.config.padded_vocab_size, int(input_ids.min()), int(input_ids.max())
+            raise UsageError(
+                f"the ids in input_ids go from {lowest} to {highest}, the model has the words 0 to {words - 1}",
+                next="encode text with the checkpoint's own tokenizer; -100 is for labels alone",
+            ) from error
 
     def run(
         self,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from uncrate.errors import PictureError
 from uncrate.families.chatglm import ChatGLMConfig, VisionConfig
 
 
@@ -137,6 +138,7 @@ class VisionTower(nn.Module):
         super().__init__()
         vision = config.vision
         assert vision is not None
+        self.picture_shape = [vision.in_channels, vision.image_size, vision.image_size]
         self.grid = vision.grid
         self.scaling_factor = vision.scaling_factor
         self.patch_embedding = PatchEmbedding(vision)
@@ -147,6 +149,11 @@ class VisionTower(nn.Module):
         self.eoi = nn.Parameter(torch.empty(1, 1, config.hidden_size))
 
     def forward(self, images: Tensor) -> Tensor:
+        if list(images.shape[1:]) != self.picture_shape:
+            raise PictureError(
+                f"images should be [N, {', '.join(map(str, self.picture_shape))}], they are {list(images.shape)}",
+                next="opened.prepare(conversations) brings pictures to this size",
+            )
         x = self.transformer(self.patch_embedding(images))
         x = x[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
         x = self.linear_proj(self.conv(x).flatten(2).transpose(1, 2))
