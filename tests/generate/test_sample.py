@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uncrate.errors import UsageError
+from uncrate.errors import UncrateError, UsageError
 from uncrate.generate.options import DEMO, Sampling, from_generation_config
 from uncrate.generate.sample import Sampler, restrict
 
@@ -85,3 +85,30 @@ def test_generation_config_is_read_as_transformers_reads_it():
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=1.0, seed=1), Sampling(top_p=0.5, temperature=2)]
+)
+@pytest.mark.parametrize(("dtype", "part"), [(torch.float16, "65,504"), (torch.float32, "broken")])
+def test_an_answer_is_never_drawn_from_nan(sampling, dtype, part):
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 2.0]], dtype=dtype)
+    with pytest.raises(UncrateError, match=f"NaN in place of an answer\n  why: .*{part}"):
+        Sampler(sampling, None, 2, CPU).choose(logits)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_new_tokens", "5"),
+        ("max_new_tokens", 2.5),
+        ("max_new_tokens", True),
+        ("top_k", 2.0),
+        ("seed", "x"),
+        ("temperature", "hot"),
+        ("top_p", None),
+    ],
+)
+def test_options_of_a_wrong_type(option, value):
+    with pytest.raises(UsageError, match=f"{option} should be a (whole )?number, is "):
+        Sampling(**{option: value})

@@ -26,6 +26,12 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            _check(name, _is_whole(value) or (name == "seed" and value is None), value, "a whole number")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            _check(name, _is_number(value), value, "a number")
         _check("max_new_tokens", self.max_new_tokens >= 1, self.max_new_tokens, "at least 1")
         _check("temperature", 0.0 <= self.temperature <= 100.0, self.temperature, "between 0 and 100")
         _check("top_k", self.top_k >= 0, self.top_k, "0 (all words) or more")
@@ -57,7 +63,7 @@ def from_generation_config(values: Mapping[str, Any] | None, fallback: Sampling 
         if _is_number(values.get(key))
     }
     length = values.get("max_new_tokens")
-    if isinstance(length, int) and not isinstance(length, bool) and length >= 1:
+    if isinstance(length, int) and _is_whole(length) and length >= 1:
         base = replace(base, max_new_tokens=length)
     if values.get("do_sample") is False or (not said and fallback is None):
         return replace(
@@ -74,6 +80,10 @@ def from_generation_config(values: Mapping[str, Any] | None, fallback: Sampling 
         top_p=float(said.get("top_p", 1.0)),
         repetition_penalty=float(said.get("repetition_penalty", 1.0)),
     )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

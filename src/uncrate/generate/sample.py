@@ -10,6 +10,7 @@ import secrets
 import torch
 from torch import Tensor
 
+from uncrate.errors import UncrateError
 from uncrate.generate.options import Sampling
 
 
@@ -33,13 +34,16 @@ class Sampler:
         return seen.scatter_add_(1, input_ids, mask.to(torch.int32)).bool()
 
     def choose(self, logits_BV: Tensor) -> Tensor:
-        """Return the chosen tokens [B] for logits [B, V] of any float dtype."""
+        """Return the chosen tokens [B] for logits [B, V] of any float dtype. Raises UncrateError for logits of NaN."""
         logits = logits_BV.float()
         if self.seen is not None and self.sampling.repetition_penalty != 1.0:
             penalty = self.sampling.repetition_penalty
             weaker = torch.where(logits > 0, logits / penalty, logits * penalty)
             logits = torch.where(self.seen, weaker, logits)
-        tokens = logits.argmax(-1) if self.sampling.greedy else self._draw(logits)
+        scores = logits if self.sampling.greedy else self._draw(logits)
+        best, tokens = scores.max(-1)
+        if bool(best.isnan().any()):  # NaN is the largest of all, so it is always found here
+            raise _not_numbers(logits_BV.dtype)
         if self.seen is not None:
             self.seen[torch.arange(len(tokens), device=tokens.device), tokens] = True
         return tokens
@@ -52,13 +56,23 @@ class Sampler:
             self.generators = [self.generators[index] for index in rows.tolist()]
 
     def _draw(self, logits: Tensor) -> Tensor:
+        """Return [B, V] of which the largest is the draw."""
         scores = restrict(logits / self.sampling.temperature, top_k=self.sampling.top_k, top_p=self.sampling.top_p)
         probabilities = scores.softmax(-1)
         # The largest of p / Exp(1) noise is a draw from p; the noise comes row by row from the row's own generator.
         noise = torch.empty_like(probabilities)
         for row, generator in enumerate(self.generators):
             noise[row].exponential_(generator=generator)
-        return (probabilities / noise.clamp_(min=1e-30)).argmax(-1)
+        return probabilities / noise.clamp_(min=1e-30)
+
+
+def _not_numbers(dtype: torch.dtype) -> UncrateError:
+    half = dtype == torch.float16
+    return UncrateError(
+        "the model computed NaN in place of an answer",
+        why="float16 holds nothing above 65,504, and this model goes beyond" if half else "its weights may be broken",
+        next="open it with dtype bfloat16 or float32" if half else "compare the weight files with where they came from",
+    )
 
 
 def restrict(logits_BV: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:
