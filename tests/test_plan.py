@@ -134,3 +134,20 @@ def test_planning_imports_no_torch(line):
     assert out.strip() == ""
     seen = subprocess.run([sys.executable, "-c", "import torch; " + code], capture_output=True, text=True, check=True)
     assert "torch" in seen.stdout, "the check above could not fail"
+
+
+def test_options_of_a_wrong_type():
+    with pytest.raises(UsageError, match='write it as text: dtype="bfloat16"'):
+        Options(dtype=torch.bfloat16)
+    with pytest.raises(UsageError, match="allow_missing is a tuple of texts"):
+        Options(allow_missing="transformer.*")
+
+
+def test_what_is_there_what_will_be_done_and_what_is_open_print_as_sheets():
+    opened = uncrate.open(str(GOLDEN))
+    for value in (opened.plan.manifest, opened.plan, opened):
+        assert len(repr(value)) < 200 and str(GOLDEN) in repr(value)
+        lines = str(value).splitlines()
+        assert 5 < len(lines) < 20 and str(GOLDEN) in lines[0]
+        assert value.to_dict()["schema"] == 1
+    assert opened.to_dict()["report"]["seconds"].keys() == opened.report.seconds.keys()

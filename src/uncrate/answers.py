@@ -5,10 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uncrate.errors import MessageError
 from uncrate.generate.options import Sampling
+from uncrate.show import plain_sheet, seconds_text, size_text
+
+if TYPE_CHECKING:
+    from uncrate.plan import Plan
+    from uncrate.runtime.carry_out import Report
 
 Messages = Sequence[Mapping[str, Any]]
 Cancelled = Callable[[], bool]
@@ -49,6 +54,26 @@ class AnswerStream(Iterator[str], ABC):
 
 class Answering(ABC):
     """Generation by one set of options, whatever model is behind it."""
+
+    plan: Plan
+    report: Report
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan that was carried out, and what it took."""
+        report = {"seconds": dict(self.report.seconds), "peak_bytes": dict(self.report.peak_bytes)}
+        return {**self.plan.to_dict(), "report": report}
+
+    def sheet(self) -> list[tuple[str, str]]:
+        """Return what is open and what it took as label and value rows for a person."""
+        steps = ", ".join(f"{name} {seconds_text(seconds)}" for name, seconds in self.report.seconds.items())
+        peak = size_text(max(self.report.peak_bytes.values(), default=0))
+        return [*self.plan.sheet(), ("opened in", f"{steps}; the process's peak is {peak}")]
+
+    def __str__(self) -> str:
+        return plain_sheet(self.sheet())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.plan.asked.source}>"
 
     @property
     @abstractmethod

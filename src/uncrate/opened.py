@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOKENIZER_LIMIT = 64 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Opened(Answering):
     """Here it is: `model` (a torch module in evaluation mode), `tokenizer` (None where the checkpoint has none), the
     typed `config`, the `plan` that was carried out, and the `report` of what it took.
@@ -209,15 +209,17 @@ def _open_tokenizer(plan: Plan) -> Tokenizer | None:
     if not any(file.path == "tokenizer.model" for file in manifest.files):
         return None
     files = manifest.open()
+    where = f"{manifest.source}/tokenizer.model"
     tokenizer = tokenizer_from_bytes(
         files.read("tokenizer.model", TOKENIZER_LIMIT),
         manifest.json_files.get("tokenizer_config.json", {}),
+        where=where,
         layout=(plan.generation or "").lower() if plan.generation in ("ChatGLM2", "ChatGLM3") else None,
     )
     if tokenizer.vocab_size > config.padded_vocab_size:
         raise TokenizerError(
             f"the tokenizer has {tokenizer.vocab_size} words, the model {config.padded_vocab_size}",
-            where="tokenizer.model",
+            where=where,
             why="the files belong to different checkpoints",
         )
     if config.vision is not None and tokenizer.takes_pictures:
@@ -226,7 +228,7 @@ def _open_tokenizer(plan: Plan) -> Tokenizer | None:
             raise TokenizerError(
                 f"the tokenizer's image tokens are {begin} and {end}, "
                 f"the config's {config.boi_token_id} and {config.eoi_token_id}",
-                where="tokenizer_config.json",
+                where=f"{manifest.source}/tokenizer_config.json",
                 why="the files belong to different checkpoints",
             )
     return tokenizer

@@ -20,7 +20,7 @@ from uncrate.runtime.foreign_open import open_foreign
 from uncrate.runtime.mapping import Mapped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OpenedForeign(Answering):
     """Here it is: `model` (a PreTrainedModel in evaluation mode), `tokenizer` (transformers', or None), the config
     object,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import unicodedata
 from collections.abc import Sequence
+from io import StringIO
 from typing import TextIO
 
 from uncrate import settings
@@ -66,6 +67,11 @@ def sheet(rows: Sequence[tuple[str, str]], *, stream: TextIO) -> str:
         lines.append(head + parts[0])
         lines += [" " * indent + part for part in parts[1:]]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def plain_sheet(rows: Sequence[tuple[str, str]]) -> str:
+    """Return label and value rows as aligned lines without colours, a line a row."""
+    return sheet(rows, stream=StringIO())
 
 
 def wrap(text: str, limit: int | None) -> list[str]:

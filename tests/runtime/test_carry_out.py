@@ -43,6 +43,14 @@ def test_a_mapped_parameter_may_be_written_and_the_file_stays(tmp_path):
     assert (where / "model.safetensors").read_bytes() == before
 
 
+def test_a_model_opened_in_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        model = uncrate.open(str(GOLDEN), Options(dtype="bfloat16")).model
+    ids = torch.tensor([[702, 704, 40, 41]])
+    model(ids, labels=ids).loss.backward()
+    assert model.transformer.output_layer.weight.grad.abs().sum() > 0
+
+
 def test_a_header_of_odd_length(tmp_path):
     """Unaligned tensors are legal in the format; they are read right."""
     tensors = random_tensors(TEXT)

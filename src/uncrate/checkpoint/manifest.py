@@ -15,7 +15,7 @@ from uncrate.checkpoint.jsonfile import CONFIG_LIMIT, parse_json, parse_object, 
 from uncrate.checkpoint.source import LocalSource, Source, parse_source
 from uncrate.checkpoint.weights import read_weights
 from uncrate.errors import CheckpointError, MalformedJSON, escape
-from uncrate.show import size_text
+from uncrate.show import plain_sheet, size_text
 
 __all__ = ["Adapter", "FileEntry", "Manifest", "Redirect", "TensorEntry", "Weights", "read_manifest"]
 
@@ -51,7 +51,7 @@ _TOKENIZER_FILES = frozenset(
 _PARTS = (".json", ".safetensors", ".bin", ".py", ".model", ".tiktoken", ".jinja", "vocab.txt", "merges.txt")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifest:
     """What is there.
 
@@ -71,6 +71,12 @@ class Manifest:
     redirects: tuple[Redirect, ...]
     subfolder: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return plain_sheet(self.sheet())
+
+    def __repr__(self) -> str:
+        return f"<Manifest of {self.source}: {len(self.files)} files, {len(self.weights.tensors)} tensors>"
 
     @property
     def model_type(self) -> str | None:

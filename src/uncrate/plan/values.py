@@ -9,7 +9,7 @@ from uncrate import devices
 from uncrate.adapters import AdapterPlan
 from uncrate.checkpoint.manifest import Manifest, TensorEntry
 from uncrate.errors import PlanError, UsageError, escape
-from uncrate.show import size_text
+from uncrate.show import plain_sheet, size_text
 
 if TYPE_CHECKING:
     from uncrate.plan.routes import Foreign
@@ -53,7 +53,17 @@ class Options:
             ("route", self.route, ROUTES),
         ):
             if value not in known:
-                raise UsageError(f"{name} {escape(repr(value))} is not known; choose from {', '.join(known)}")
+                written = None if isinstance(value, str) else f'write it as text: {name}="{known[-1]}"'
+                raise UsageError(
+                    f"{name} {escape(repr(value))} is not known; choose from {', '.join(known)}", next=written
+                )
+        for name in ("allow_missing", "allow_unexpected", "adapters"):
+            value = getattr(self, name)
+            # Taken letter by letter, the pattern "a.*" would allow everything.
+            if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+                raise UsageError(
+                    f"{name} is a tuple of texts, not {escape(repr(value))}", next=f'write {name}=("...",)'
+                )
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class LeftOut:
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
     """What will be done.
 
@@ -105,6 +115,12 @@ class Plan:
     mapped: bool
     adapters: tuple[AdapterPlan, ...] = ()
     foreign: Foreign | None = None
+
+    def __str__(self) -> str:
+        return plain_sheet(self.sheet())
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.route} of {self.asked.source}: {len(self.problems)} problems>"
 
     @property
     def asked(self) -> Manifest:

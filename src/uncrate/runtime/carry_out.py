@@ -46,6 +46,11 @@ def _peak_resident() -> int:
 def fill(plan: Plan, mapped: Mapped, report: Report) -> nn.Module:
     """Return the native model of a sound plan, filled from its mapped files and ready (evaluation mode)."""
     dtype, device = TORCH_NAMES[plan.dtype], torch.device(plan.device.name)
+    with torch.inference_mode(False):  # a model that is opened inside inference mode can be trained later
+        return _fill(plan, mapped, report, dtype, device)
+
+
+def _fill(plan: Plan, mapped: Mapped, report: Report, dtype: torch.dtype, device: torch.device) -> nn.Module:
     with report.step("build"):
         assert plan.class_reference is not None
         model = build_empty(load_native_class(plan.class_reference), plan.config)
