@@ -7,24 +7,25 @@ rows = data.get_dataset("train", functools.partial(process_batch, tokenizer=toke
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peft import PeftConfig
+from peft import PeftConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
 
-from uncrate import open as open_checkpoint
-from uncrate.errors import TokenizerError, UsageError
+from uncrate.auto import AutoModelForCausalLM, AutoTokenizer
+from uncrate.devices import choose_device, read_devices
+from uncrate.errors import UsageError
+from uncrate.models.chatglm.hf import ChatGLMTokenizer
 from uncrate.models.chatglm.tokens import Tokenizer
-from uncrate.plan import Options
 from uncrate.train.metrics import measure
-from uncrate.train.model import Trainee, add_adapter, own_memory, parameter_counts
+from uncrate.train.model import own_memory, parameter_counts
 from uncrate.train.recipe import DataConfig
 from uncrate.train.records import open_records
 from uncrate.train.rows import IGNORED, Limits, evaluation_pairs, training_row
-from uncrate.train.saving import base_name
 from uncrate.train.survey import messages_of
 from uncrate.train.tokenizers import model_place
 
@@ -33,20 +34,36 @@ Process = Callable[[Mapping[str, Sequence[Any]]], Mapping[str, Sequence[Any]]]
 
 def load_tokenizer_and_model(
     model_dir: str, peft_config: PeftConfig | None = None, *, dtype: str = "bfloat16", device: str = "auto"
-) -> tuple[Tokenizer, nn.Module]:
-    """Return the tokenizer and the model ready to train, in `dtype`, with a fresh adapter where one is configured.
+) -> tuple[ChatGLMTokenizer, nn.Module]:
+    """Return transformers' tokenizer and model, ready to train in `dtype`, with a fresh adapter if one is configured.
 
-    Prints the count of trainable parameters, as PEFT does.
+    As in the tutorial: no key-value cache, and the count of trainable parameters is printed. The model is a
+    PreTrainedModel, a PeftModel over one for LoRA, for P-tuning v2 one whose prefix alone is trained.
     """
-    opened = open_checkpoint(model_place(model_dir), Options(dtype=dtype, device=device, route="native", task="causal"))
-    if opened.tokenizer is None:
-        raise TokenizerError("the checkpoint has no tokenizer.model", where=model_dir)
-    trainee = Trainee(opened, base_name(opened))
-    model: nn.Module = trainee if peft_config is None else add_adapter(trainee, peft_config)
+    where = model_place(model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(where)
+    place = choose_device(device, read_devices()).name
+    given: dict[str, Any] = {"dtype": dtype, "device_map": place, "use_cache": False}
+    model: nn.Module
+    if isinstance(peft_config, PrefixTuningConfig):
+        with warnings.catch_warnings():
+            # That the prefix is new is what was asked for.
+            warnings.filterwarnings("ignore", message=".*newly initialised")
+            model = AutoModelForCausalLM.from_pretrained(where, **given, pre_seq_len=peft_config.num_virtual_tokens)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".prefix_encoder." in name)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(where, **given)
+        model = model if peft_config is None else get_peft_model(model, peft_config)
     own_memory(model)
     trained, total = parameter_counts(model)
     print(f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}")
-    return opened.tokenizer, model
+    return tokenizer, model
+
+
+def _words(tokenizer: Tokenizer | ChatGLMTokenizer) -> Tokenizer:
+    """The native tokenizer inside transformers'; both know the same words."""
+    return tokenizer.native if isinstance(tokenizer, ChatGLMTokenizer) else tokenizer
 
 
 class DataManager:
@@ -113,7 +130,7 @@ class ProcessedRows(Sequence[dict[str, Any]]):
 
 def process_batch(
     batch: Mapping[str, Sequence[Any]],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ChatGLMTokenizer,
     max_input_length: int,
     max_output_length: int,
     combine: bool = False,
@@ -123,7 +140,7 @@ def process_batch(
     labels, images (paths, opened by the collator).
     """
     limits = Limits(max_input=max_input_length, max_output=max_output_length)
-    rows = [training_row(tokenizer, talk, limits, combine=combine, labels=labels) for talk in batch["messages"]]
+    rows = [training_row(_words(tokenizer), talk, limits, combine=combine, labels=labels) for talk in batch["messages"]]
     return {
         "input_ids": [row.ids for row in rows],
         "attention_mask": [[1] * len(row.ids) for row in rows],
@@ -135,7 +152,7 @@ def process_batch(
 
 def process_batch_eval(
     batch: Mapping[str, Sequence[Any]],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ChatGLMTokenizer,
     max_input_length: int,
     max_output_length: int,
     combine: bool = False,
@@ -143,7 +160,11 @@ def process_batch_eval(
 ) -> dict[str, list[Any]]:
     """Return evaluation columns of a batch: a row for each answer, with input_ids up to it and output_ids."""
     limits = Limits(max_input=max_input_length, max_output=max_output_length)
-    pairs = [pair for talk in batch["messages"] for pair in evaluation_pairs(tokenizer, talk, limits, style=eval_pairs)]
+    pairs = [
+        pair
+        for talk in batch["messages"]
+        for pair in evaluation_pairs(_words(tokenizer), talk, limits, style=eval_pairs)
+    ]
     if combine and pairs:
         pairs = pairs[-1:] if len(batch["messages"]) == 1 else pairs
     return {
@@ -155,10 +176,10 @@ def process_batch_eval(
     }
 
 
-def compute_metrics(eval_preds: Any, tokenizer: Tokenizer) -> dict[str, float]:
+def compute_metrics(eval_preds: Any, tokenizer: Tokenizer | ChatGLMTokenizer) -> dict[str, float]:
     """Return exact, bleu and rouge_l of (predictions, labels), arrays of ids, and the old script's four numbers."""
     predictions, labels = eval_preds
-    said, wanted = ([_text(row, tokenizer) for row in np.asarray(part)] for part in (predictions, labels))
+    said, wanted = ([_text(row, _words(tokenizer)) for row in np.asarray(part)] for part in (predictions, labels))
     return measure(said, wanted, old=True)
 
 
