@@ -27,6 +27,7 @@ from typing import Any
 
 from uncrate.checkpoint.syntax import decode_source
 from uncrate.errors import CodeError, MissingPackage, UncrateError, escape
+from uncrate.runtime.keep_code import keep_code
 
 PACKAGE = "uncrate.runtime.approved"
 ORIGIN = "/dev/null/uncrate"
@@ -159,6 +160,7 @@ def load_class(
         raise CodeError(
             f"{escape(class_name)} is not a class of {escape(module_name)}.py", where=f"closure {closure_hash[:8]}"
         )
+    keep_code(found, {path: data for path, data in files.items() if "--" not in path})
     return found
 
 
