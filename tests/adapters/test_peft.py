@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
-from loras import IDS, IMAGE_IDS, KINDS, VISION, train_with_peft
+from loras import IDS, IMAGE_IDS, KINDS, VISION, train_with_peft, write_lora
 from tiny import GOLDEN
 
 import uncrate
@@ -47,3 +48,24 @@ def test_opening_an_adapter_imports_neither_peft_nor_transformers(tmp_path):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "('lora',)"
+
+
+@pytest.mark.parametrize("kind", ["query_key_value", "pattern", "layers", "exclude", "ranks", "head"])
+def test_transformers_objects_get_the_same_adapter(tmp_path, kind):
+    from uncrate.auto import AutoModelForCausalLM
+
+    text, seen = train_with_peft(tmp_path / "lora", **KINDS[kind])
+    model = AutoModelForCausalLM.from_pretrained(str(tmp_path / "lora"), base=str(GOLDEN))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(IDS).logits, text, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(IMAGE_IDS, **VISION).logits, seen, atol=1e-5, rtol=0)
+
+
+def test_a_pattern_that_never_ends_is_not_run_by_peft_either(tmp_path):
+    from uncrate.auto import AutoModelForCausalLM
+
+    lora = write_lora(tmp_path / "lora", target_modules="(.*.*.*)*(a+)+(.*.*.*)*$x", exclude_modules="(.+)+(.+)+x$")
+    start = time.perf_counter()
+    model = AutoModelForCausalLM.from_pretrained(str(lora))
+    assert time.perf_counter() - start < 10
+    assert sum("lora_A" in name for name, _ in model.named_parameters()) == 5

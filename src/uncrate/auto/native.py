@@ -101,13 +101,23 @@ def set_generation(model: ChatGLMPreTrainedModel, plan: Plan) -> None:
 
 
 def put_adapters(model: ChatGLMPreTrainedModel, plan: Plan, name: str | None) -> None:
-    """Put the plan's adapters on the model through PEFT, each under its own name (`name` for a single one)."""
+    """Put the plan's adapters on the model through PEFT, each under its own name (`name` for a single one).
+
+    PEFT is told the modules that the plan matched: it would run the adapter's patterns as regular expressions, however
+    long they take.
+    """
+    from peft import PeftConfig
+
     for adapter in plan.adapters:
         files = adapter.manifest.open()
         names = [file.path for file in adapter.manifest.files if file.path.startswith("adapter_")]
         folder = files.local_many(names)[0].parent
         called = name or "default" if len(plan.adapters) == 1 else adapter.name
-        model.load_adapter(str(folder), adapter_name=called)
+        config: Any = PeftConfig.from_pretrained(str(folder))
+        if adapter.modules:
+            config.target_modules = {module.module for module in adapter.modules}
+            config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+        model.load_adapter(str(folder), adapter_name=called, peft_config=config)
 
 
 def refuse_several(plan: Plan, name: str | None) -> None:
