@@ -74,12 +74,14 @@ def make_pictures(
     return scenes, normalise(roughen(draw(scenes, bank, size), rng))
 
 
-def make_batch(rng: np.random.Generator, bank: Bank, encoder: Encoder, *, rows: int, size: int) -> Batch:
+def make_batch(
+    rng: np.random.Generator, bank: Bank, encoder: Encoder, *, rows: int, size: int, drill: tuple[str, ...] = ()
+) -> Batch:
     """A random batch of conversations, a few of them without a picture."""
     blind = int(rng.binomial(rows, WITHOUT_PICTURE))
     scenes, images = make_pictures(rng, bank, rows=rows - blind, size=size)
     turns = int(rng.integers(1, MOST_TURNS + 1))
-    encoded = [encoder.conversation(choose(rng, scene, turns), picture=True) for scene in scenes]
+    encoded = [encoder.conversation(choose(rng, scene, turns, drill), picture=True) for scene in scenes]
     for _ in range(blind):
         encoded.append(encoder.conversation(choose_without_picture(rng, turns), picture=False))
     width = max(len(ids) for ids, _ in encoded)

@@ -15,6 +15,7 @@ from scenes import COLOURS, Scene
 from torch import Tensor, nn
 
 NO_DIGIT, NO_COLOUR = 10, len(COLOURS)
+SIDES, MOST_DIGITS = 4, 4
 EMPTY_WEIGHT = 0.2  # most positions hold no digit's middle
 
 
@@ -24,9 +25,13 @@ class Reader(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.head = nn.Linear(hidden, NO_DIGIT + 1 + NO_COLOUR + 1 + 2)
+        self.order = nn.Linear(hidden, SIDES * MOST_DIGITS)
 
-    def forward(self, vectors: Tensor, scenes: list[Scene]) -> Tensor:
-        """The loss, a scalar, of reading `scenes` off the tower's `vectors` [N, G * G + 2, C], ends included."""
+    def forward(self, vectors: Tensor, scenes: list[Scene], *, order: bool = False) -> Tensor:
+        """The loss, a scalar, of reading `scenes` off the tower's `vectors` [N, G * G + 2, C], ends included.
+
+        With `order` also which digit is the first, second, ... from the left, the right, the top and the bottom.
+        """
         read = self.head(vectors[:, 1:-1]).float().flatten(0, 1)
         digits, colours, offsets = targets(scenes, round((vectors.shape[1] - 2) ** 0.5))
         here = digits != NO_DIGIT
@@ -35,7 +40,11 @@ class Reader(nn.Module):
         digit, colour, offset = read.split((NO_DIGIT + 1, NO_COLOUR + 1, 2), dim=-1)
         loss = (F.cross_entropy(digit, digits, reduction="none") * weight).sum()
         loss = loss + (F.cross_entropy(colour, colours, reduction="none") * weight).sum()
-        return loss + ((offset - offsets) ** 2)[here].sum() / here.sum().clamp(min=1)
+        loss = loss + ((offset - offsets) ** 2)[here].sum() / here.sum().clamp(min=1)
+        if order and bool(here.any()):
+            ranked = self.order(vectors[:, 1:-1]).float().flatten(0, 1)[here].view(-1, MOST_DIGITS)
+            loss = loss + F.cross_entropy(ranked, ranks(scenes, round((vectors.shape[1] - 2) ** 0.5))[here].flatten())
+        return loss
 
 
 def targets(scenes: list[Scene], side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,6 +58,21 @@ def targets(scenes: list[Scene], side: int) -> tuple[Tensor, Tensor, Tensor]:
             digits[row, down, across], colours[row, down, across] = digit.value, digit.colour
             offsets[row, down, across] = digit.x * side - across, digit.y * side - down
     return tuple(torch.from_numpy(values) for values in (digits.ravel(), colours.ravel(), offsets.reshape(-1, 2)))
+
+
+def ranks(scenes: list[Scene], side: int) -> Tensor:
+    """For each position [N * G * G, 4] int64 how many digits come before its own from left, right, top and bottom."""
+    found = np.zeros((len(scenes), side, side, SIDES), dtype=np.int64)
+    for row, scene in enumerate(scenes):
+        for digit in scene.digits:
+            across, down = min(int(digit.x * side), side - 1), min(int(digit.y * side), side - 1)
+            found[row, down, across] = (
+                sum(other.x < digit.x for other in scene.digits),
+                sum(other.x > digit.x for other in scene.digits),
+                sum(other.y < digit.y for other in scene.digits),
+                sum(other.y > digit.y for other in scene.digits),
+            )
+    return torch.from_numpy(found.reshape(-1, SIDES))
 
 
 def waves(grid: int, hidden: int) -> Tensor:

@@ -295,12 +295,15 @@ def ask(rng: np.random.Generator, fact: Fact, language: Language, *, plainly: bo
     return Question(fact.kind, language, text, fact.answer_english if language == "en" else fact.answer_chinese)
 
 
-def choose(rng: np.random.Generator, scene: Scene, turns: int) -> list[Question]:
-    """Some questions for one conversation about the scene: kinds first, so that rare kinds are not rare, then facts."""
+def choose(rng: np.random.Generator, scene: Scene, turns: int, drill: tuple[str, ...] = ()) -> list[Question]:
+    """Some questions for one conversation about the scene: kinds first, so that rare kinds are not rare, then facts.
+
+    Kinds in `drill` are asked three times as often.
+    """
     by_kind: dict[str, list[Fact]] = {}
     for fact in facts(scene):
         by_kind.setdefault(fact.kind, []).append(fact)
-    kinds = list(by_kind)
+    kinds = [kind for kind in by_kind for _ in range(3 if kind in drill else 1)]
     chosen = []
     for _ in range(turns):
         options = by_kind[kinds[int(rng.integers(len(kinds)))]]

@@ -37,24 +37,55 @@ HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, kw_only=True)
+class Round:
+    """A stretch of training with a learning rate of its own: a straight warm-up, then half a cosine down to a floor."""
+
+    steps: int
+    cosine: int  # a round may end before its cosine does
+    rate: float
+    floor: float
+    warmup: int = 0
+    talking: bool = False
+    order: bool = False  # whether the reader also learns which digit is first, second, ... from each side
+    drill: tuple[str, ...] = ()  # kinds of question that are asked more often
+
+
+LATE = ("colour of a digit", "describe")  # what is learned last
+ROUNDS = (
+    Round(steps=2200, cosine=2200, rate=2e-3, floor=0.2, warmup=200),
+    Round(steps=2200, cosine=2200, rate=2e-3, floor=0.2),
+    Round(steps=2700, cosine=3600, rate=1.2e-3, floor=0.02, warmup=200, talking=True),
+    Round(steps=1400, cosine=3800, rate=1.2e-3, floor=0.02, warmup=100, talking=True, order=True),
+    Round(steps=3400, cosine=3400, rate=1.2e-3, floor=0.02, talking=True, order=True, drill=LATE),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that the result depends on, and how often the state is saved."""
 
     seed: int = 2026
-    looking: int = 4400  # steps of the vision tower alone
-    looking_rounds: int = 2  # the learning rate starts high again, since digits take longest to learn
-    talking: int = 3600  # steps of the whole model
+    rounds: tuple[Round, ...] = ROUNDS
     looking_rows: int = 64
     talking_rows: int = 32
-    looking_rate: float = 2e-3
-    talking_rate: float = 1.2e-3
     beside: float = 0.3  # weight of looking while talking
     freed_from: int = 500  # over these steps places and sizes come to vary
     freed_at: int = 1200
-    warmup: int = 200
     decay: float = 0.05
     clip: float = 1.0
     save_every: int = 100
+
+    @property
+    def steps(self) -> int:
+        return sum(one.steps for one in self.rounds)
+
+    def at(self, step: int) -> tuple[Round, int]:
+        """The round that a step is in, and how many of the round's steps came before it."""
+        for one in self.rounds:
+            if step < one.steps:
+                return one, step
+            step -= one.steps
+        raise IndexError("no round has such a step")
 
 
 def initialise(model: ChatGLMForConditionalGeneration, sizes: Sizes) -> None:
@@ -81,17 +112,14 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.looking_rate, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(groups, lr=settings.rounds[0].rate, betas=(0.9, 0.98), fused=True)
 
 
 def rate_at(step: int, settings: Settings) -> float:
-    """Learning rate: for looking and again for talking a straight warm-up, and half a cosine a round."""
-    if step < settings.looking:
-        peak, floor, begun, length = settings.looking_rate, 0.2, step, settings.looking // settings.looking_rounds
-    else:
-        peak, floor, begun, length = settings.talking_rate, 0.02, step - settings.looking, settings.talking
-    cosine = 0.5 * (1 + math.cos(math.pi * (begun % length) / length))
-    return peak * min(1.0, (begun + 1) / settings.warmup) * (floor + (1 - floor) * cosine)
+    """The learning rate of a step."""
+    one, begun = settings.at(step)
+    cosine = 0.5 * (1 + math.cos(math.pi * begun / one.cosine))
+    return one.rate * min(1.0, (begun + 1) / max(one.warmup, 1)) * (one.floor + (1 - one.floor) * cosine)
 
 
 class State:
@@ -144,22 +172,23 @@ class Lesson(nn.Module):
         settings, size = self._settings, self._sizes.picture
         rng = np.random.default_rng([settings.seed, step])
         self._seen.clear()
-        if step < settings.looking:
+        now, _ = settings.at(step)
+        if not now.talking:
             freedom = (step - settings.freed_from) / (settings.freed_at - settings.freed_from)
             scenes, images = make_pictures(
                 rng, self._bank, rows=settings.looking_rows, size=size, freedom=min(max(freedom, 0.0), 1.0)
             )
             return self.reader(self.model.transformer.vision(images), scenes)
-        batch = make_batch(rng, self._bank, self._encoder, rows=settings.talking_rows, size=size)
+        batch = make_batch(rng, self._bank, self._encoder, rows=settings.talking_rows, size=size, drill=now.drill)
         answers = self.model(batch.input_ids, batch.images, labels=batch.labels, return_logits=False).loss
-        return answers + settings.beside * self.reader(self._seen[0], batch.scenes)
+        return answers + settings.beside * self.reader(self._seen[0], batch.scenes, order=now.order)
 
 
 def train(lesson: Lesson, settings: Settings, sizes: Sizes, work: Path) -> None:
     """Take the steps that are left, saving now and then."""
     optimizer = build_optimizer(lesson, settings)
     state = State(work / "state.pt", settings, sizes)
-    done, total = state.load(lesson, optimizer), settings.looking + settings.talking
+    done, total = state.load(lesson, optimizer), settings.steps
     if done:
         print(f"going on after step {done} of {total}", file=sys.stderr)
     lesson.train()
@@ -183,7 +212,7 @@ def main() -> None:
     """The whole recipe; see the module's first lines."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    settings, sizes = Settings(looking=arguments.looking, talking=arguments.talking), Sizes()
+    settings, sizes = Settings(), Sizes()
     started = time.monotonic()
     torch.manual_seed(settings.seed)
     tokenizer_model = write(learn(load_bank("train"), settings.seed))
@@ -208,8 +237,6 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the bundled nano checkpoint.")
-    parser.add_argument("--looking", type=int, default=Settings.looking, help="steps of looking (default: %(default)s)")
-    parser.add_argument("--talking", type=int, default=Settings.talking, help="steps of talking (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="cores to use (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where the run keeps its state")
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="where the checkpoint goes in the end")

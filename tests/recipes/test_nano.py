@@ -116,7 +116,9 @@ def test_training_rows_are_the_prompts_that_chats_become() -> None:
 
 def test_a_run_that_is_broken_off_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     sizes = layout.Sizes(hidden=32, ffn=32, layers=1, vision_hidden=16, vision_ffn=16, vision_layers=1)
-    settings = train.Settings(looking=2, talking=4, looking_rows=4, talking_rows=4, save_every=1)
+    look = train.Round(steps=2, cosine=2, rate=1e-3, floor=0.1)
+    talk = train.Round(steps=4, cosine=4, rate=1e-3, floor=0.1, talking=True, order=True)
+    settings = train.Settings(rounds=(look, talk), looking_rows=4, talking_rows=4, save_every=1)
     encoder = Encoder(ChatGLMTokenizer.from_folder(NANO))
 
     def run(work: Path, until: int) -> dict[str, torch.Tensor]:
@@ -146,7 +148,7 @@ def test_a_run_that_is_broken_off_ends_where_an_unbroken_one_does(tmp_path: Path
     resumed = run(tmp_path / "broken", until=99)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     with pytest.raises(SystemExit, match="other settings"):
-        other = train.Settings(looking=2, talking=5)
+        other = train.Settings(rounds=(look,))
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
         train.State(tmp_path / "whole" / "state.pt", other, sizes).load(torch.nn.Module(), optimizer)
 
