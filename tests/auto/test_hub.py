@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from uncrate.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from uncrate.errors import HubError, SourceError, UsageError
@@ -26,7 +29,7 @@ def test_everything_comes_from_one_commit(hub, files, one):
     first = hub.commit(REPO, files)
     hub.commit(REPO, {"config.json": b"{}"})
     model = AutoModelForCausalLM.from_pretrained(REPO, revision=first)
-    assert model.config.name_or_path == f"{REPO}@{first}"
+    assert model.config.name_or_path == model.name_or_path == REPO
     assert model(**one).logits.isfinite().all()
     resolved = [path for _, path in asked(hub) if "/resolve/" in path]
     assert resolved and all(f"/resolve/{first}/" in path for path in resolved)
@@ -83,6 +86,23 @@ def test_the_token(hub, files):
         AutoConfig.from_pretrained(REPO, token="hf_wrong")
     assert AutoConfig.from_pretrained(REPO, token="hf_right").num_layers == 3
     assert "hf_right" not in repr(AutoConfig.from_pretrained(REPO, token="hf_right"))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is deprecated:FutureWarning")
+def test_an_adapter_of_the_hub_leads_to_its_base_there(hub, files, tmp_path):
+    hub.commit(REPO, files)
+    base = AutoModelForCausalLM.from_pretrained(REPO)
+    tuned = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["query_key_value"]))
+    # Told whether words were added, PEFT does not ask the hub for the base.
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == REPO
+    hub.commit("owner/poems", {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()})
+    for name in (REPO, "owner/poems"):
+        hub.restrict(name, access="private", token="hf_both")
+    cache = tmp_path / "mine"
+    model = AutoModelForCausalLM.from_pretrained("owner/poems", token="hf_both", cache_dir=cache)
+    assert model.active_adapters() == ["default"] and model.name_or_path == REPO
+    assert {folder.name for folder in cache.iterdir()} >= {"models--owner--model", "models--owner--poems"}
 
 
 def test_a_folder_of_the_same_name_never_shadows_the_hub(hub, files, monkeypatch, tmp_path):

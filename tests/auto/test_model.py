@@ -179,6 +179,15 @@ class TestDeviceMap:
         with torch.no_grad():
             torch.testing.assert_close(model(**one).logits, expected["one.logits"], **TOLERANCE)
 
+    def test_memory_bounds_what_auto_places(self, golden, tmp_path):
+        memory = {"cpu": "600KB"}
+        model = AutoModelForCausalLM.from_pretrained(
+            golden, device_map="auto", max_memory=memory, offload_folder=str(tmp_path), offload_buffers=True
+        )
+        assert "disk" in model.hf_device_map.values()
+        vision = {place for name, place in model.hf_device_map.items() if name.startswith("transformer.vision")}
+        assert len(vision) == 1
+
     def test_the_vision_tower_is_never_split(self, golden):
         with pytest.raises(UsageError, match=r"splits transformer\.vision(?s:.)*placed whole"):
             AutoModelForCausalLM.from_pretrained(
@@ -198,7 +207,8 @@ class TestDeviceMap:
             (-1, "device -1"),
             (1.5, "device_map is a float"),
             ("meta", "would load no weights"),
-            ({"transformer": "disk"}, "no folder is named"),
+            ({"transformer": "disk"}, "whole model on disk"),
+            ({"transformer.vision": "disk", "transformer": "cpu"}, "no folder is named"),
             ("cuda:77", "no device 'cuda:77' here"),
         ],
     )

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from uncrate.auto.keywords import CONFIG, Given, dtype_of, refuse_unknown, sort_keywords
-from uncrate.auto.looking import Found, Where, find
+from uncrate.auto.looking import Found, Where, find, name_of
 from uncrate.checkpoint.jsonfile import thaw
 from uncrate.checkpoint.manifest import Manifest
 from uncrate.errors import CheckpointError, UsageError, escape
@@ -49,7 +49,7 @@ class AutoConfig:
 def read_config_object(found: Found, given: Given) -> PretrainedConfig:
     """Return the configuration object of the model that a call leads to."""
     config = config_object(found.model)
-    config.name_or_path = str(found.model.source)
+    config.name_or_path = name_of(found.model.source)
     set_attention(config, given)
     return config
 

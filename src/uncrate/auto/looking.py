@@ -12,7 +12,7 @@ from uncrate.adapters import Stacked, follow_base
 from uncrate.auto.keywords import Given, path_text, token_of
 from uncrate.checkpoint.jsonfile import freeze
 from uncrate.checkpoint.manifest import Manifest, read_manifest
-from uncrate.checkpoint.source import Access, HubSource, LocalSource, Source, parse_source
+from uncrate.checkpoint.source import BUNDLED, Access, HubSource, LocalSource, Source, parse_source
 from uncrate.errors import ConfigError, HubError, UncrateError, UsageError, escape
 from uncrate.families import foreign
 
@@ -63,6 +63,16 @@ def find_source(where: Where, given: Given) -> Source:
         refresh=bool(given.get("force_download")),
     )
     return replace(parsed, access=access)
+
+
+def name_of(source: Source) -> str:
+    """Return what transformers calls name_or_path: the repository without its revision, or the folder.
+
+    PEFT writes it into an adapter as its base, where other programs read it.
+    """
+    if isinstance(source, HubSource):
+        return source.repo
+    return str(source.folder) if source.text in BUNDLED else source.text
 
 
 def _shadowed(error: UncrateError, where: Where) -> UncrateError:

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PretrainedConfig
 
 from uncrate.auto.config import attributes_of, config_object, is_attribute, set_attention, set_attributes
 from uncrate.auto.keywords import MODEL, Given, dtype_of, refuse_unknown, sort_keywords
-from uncrate.auto.looking import Found, Where, find, with_config
+from uncrate.auto.looking import Found, Where, find, name_of, with_config
 from uncrate.checkpoint.jsonfile import thaw
 from uncrate.checkpoint.manifest import Manifest
 from uncrate.errors import UsageError, escape
@@ -120,7 +120,7 @@ def _choose_config(found: Found, given: Given) -> tuple[PretrainedConfig | None,
             names = ", ".join(sorted(map(escape, given.others)))
             model = with_config(model, config.to_diff_dict(), f"set by the caller: {names}")
     set_attention(config, given)
-    config.name_or_path = str(model.source)
+    config.name_or_path = name_of(model.source)
     return config, replace(found, model=model)
 
 

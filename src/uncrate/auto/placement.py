@@ -94,6 +94,12 @@ def dispatch(model: nn.Module, device_map: Any, given: Given) -> None:
     targets = set(map(str, placed.values()))
     if targets == {"cpu"}:
         return  # it is there already, and a map would make save_pretrained warn of offloaded parts
+    if targets == {"disk"}:
+        raise UsageError(
+            "device_map would leave the whole model on disk",
+            why="what is offloaded comes back part by part, and even one part needs memory",
+            next="give more in max_memory, or name a device for a part",
+        )
     if "disk" in targets and given.get("offload_folder") is None:
         raise UsageError("device_map puts a part on disk, and no folder is named for it", next="give offload_folder=")
     dispatch_model(

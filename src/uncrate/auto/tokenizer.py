@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from uncrate.auto.keywords import TOKENIZER, Given, refuse_unknown, sort_keywords
-from uncrate.auto.looking import Where, find, find_source
+from uncrate.auto.looking import Where, find, find_source, name_of
 from uncrate.checkpoint.jsonfile import thaw
 from uncrate.checkpoint.manifest import Manifest, read_manifest
 from uncrate.errors import TokenizerError, UsageError, escape
@@ -108,7 +108,7 @@ def open_tokenizer(manifest: Manifest, settings: Mapping[str, Any]) -> PreTraine
     if claimed is not None and claimed[1] in ("ChatGLM2", "ChatGLM3"):
         values["chat_layout"] = claimed[1].lower()
     tokenizer = ChatGLMTokenizer(
-        str(files.local("tokenizer.model")), **{**values, **settings}, name_or_path=str(manifest.source)
+        str(files.local("tokenizer.model")), **{**values, **settings}, name_or_path=name_of(manifest.source)
     )
     if settings.get("split_special_tokens") is False:
         tokenizer.split_special_tokens = False

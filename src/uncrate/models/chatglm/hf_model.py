@@ -154,8 +154,9 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        labels: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Return what the next forward pass takes: new tokens alone, pictures in the first pass only.
+        """Return what the next forward pass takes: new tokens alone, pictures in the first pass only, no labels.
 
         Everything follows from the whole `input_ids` and the cache's length; nothing is remembered in between. Behind
         a picture the mask is spread over expanded positions, the position ids are not.
