@@ -151,3 +151,15 @@ def test_what_is_there_what_will_be_done_and_what_is_open_print_as_sheets():
         assert 5 < len(lines) < 20 and str(GOLDEN) in lines[0]
         assert value.to_dict()["schema"] == 1
     assert opened.to_dict()["report"]["seconds"].keys() == opened.report.seconds.keys()
+
+
+@pytest.mark.parametrize("weights", ["none", "pickle"])
+def test_where_no_header_lists_tensors_the_config_says_what_the_model_takes(tmp_path, weights):
+    where = write_checkpoint(tmp_path / "c", TEXT | {"torch_dtype": "float16"}, random_tensors(TEXT))
+    (where / "model.safetensors").unlink()
+    if weights == "pickle":
+        torch.save(random_tensors(TEXT), where / "pytorch_model.bin")
+    plan = uncrate.plan(str(where), Options(allow_pickle=True))
+    assert plan.parameters == sum(tensor.numel() for tensor in random_tensors(TEXT).values())
+    assert (plan.bytes, plan.dtype, plan.mapped) == (2 * plan.parameters, "float16", False)
+    assert plan.problems == (("there are no weights",) if weights == "none" else ())

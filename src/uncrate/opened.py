@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from uncrate.answers import Answering, AnswerStream, Cancelled, Generation, Messages, check_conversations
 from uncrate.errors import TokenizerError, UsageError
+from uncrate.families.fields import Fields
 from uncrate.generate.loop import Decoded, Limits, decode
 from uncrate.generate.options import Sampling, from_generation_config
 from uncrate.models.chatglm.prompt import batch, encode_chat
@@ -69,9 +70,10 @@ class Opened(Answering):
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens that end an answer: those of both configs and of the chat layout."""
-        named = self.plan.manifest.json_files.get("generation_config.json", {}).get("eos_token_id", ())
-        listed = (named,) if isinstance(named, int) else tuple(named or ())
+        """The tokens that end an answer: those of both configs and of the chat layout. Raises ConfigError."""
+        file = Fields(self.plan.manifest.json_files.get("generation_config.json", {}), "generation_config.json")
+        listed = file.token_ids("eos_token_id")
+        file.done()
         layout = self.tokenizer.eos_ids if self.tokenizer else ()
         return frozenset((*listed, *self.config.eos_token_ids, *layout))
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uncrate.errors import UncrateError, UsageError
+from uncrate.errors import ConfigError, UncrateError, UsageError
 from uncrate.generate.options import DEMO, Sampling, from_generation_config
 from uncrate.generate.sample import Sampler, restrict
 
@@ -112,3 +112,12 @@ def test_an_answer_is_never_drawn_from_nan(sampling, dtype, part):
 def test_options_of_a_wrong_type(option, value):
     with pytest.raises(UsageError, match=f"{option} should be a (whole )?number, is "):
         Sampling(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [("top_p", 7, "at most 1, is 7"), ("temperature", "hot", "a number"), ("top_k", 1.5, "a whole number")],
+)
+def test_a_generation_config_that_nobody_can_draw_by(key, value, part):
+    with pytest.raises(ConfigError, match=f"generation_config.json: {key} should be .*{part}"):
+        from_generation_config({"do_sample": True, key: value})

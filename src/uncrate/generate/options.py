@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uncrate.errors import UsageError
+from uncrate.errors import ConfigError, UsageError, escape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,24 @@ class Sampling:
 def from_generation_config(values: Mapping[str, Any] | None, fallback: Sampling | None = None) -> Sampling:
     """Return what generation_config.json asks for; a file that does not say how to choose leaves that to `fallback`.
 
-    Without `fallback` (the Python surface) silence means greedy, as in transformers.
+    Without `fallback` (the Python surface) silence means greedy, as in transformers. Raises ConfigError for a value
+    that nobody can draw by.
     """
+    try:
+        return _from_generation_config(values or {}, fallback)
+    except UsageError as error:
+        raise ConfigError(
+            error.what, where="generation_config.json", next="correct the file, or take it from the hub again"
+        ) from error
+
+
+def _from_generation_config(values: Mapping[str, Any], fallback: Sampling | None) -> Sampling:
     base = fallback or Sampling()
-    values = values or {}
-    said = {
-        key: values[key]
-        for key in ("temperature", "top_k", "top_p", "repetition_penalty")
-        if _is_number(values.get(key))
-    }
+    said: dict[str, Any] = {}
+    for key in ("temperature", "top_k", "top_p", "repetition_penalty"):
+        if values.get(key) is not None:
+            _check(key, _is_number(values[key]), values[key], "a number")
+            said[key] = values[key]
     length = values.get("max_new_tokens")
     if isinstance(length, int) and _is_whole(length) and length >= 1:
         base = replace(base, max_new_tokens=length)
@@ -76,7 +85,7 @@ def from_generation_config(values: Mapping[str, Any] | None, fallback: Sampling 
     return replace(
         base,
         temperature=float(said.get("temperature", 1.0)),
-        top_k=int(said.get("top_k", 0)),
+        top_k=said.get("top_k", 0),
         top_p=float(said.get("top_p", 1.0)),
         repetition_penalty=float(said.get("repetition_penalty", 1.0)),
     )
@@ -92,7 +101,7 @@ def _is_number(value: object) -> bool:
 
 def _check(name: str, ok: bool, value: object, wanted: str) -> None:
     if not ok:
-        raise UsageError(f"{name} should be {wanted}, is {value!r}")
+        raise UsageError(f"{name} should be {wanted}, is {escape(repr(value))}")
 
 
 # What GLM-4's own chat demo used; `uncrate chat` falls back to it where the checkpoint says nothing.

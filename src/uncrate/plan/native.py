@@ -31,10 +31,11 @@ def plan_native(
     task = choose_task(manifest, options)
     match = _match(manifest, options, family, task, family.expected_tensors(config, task))
     dtype, notes = choose_dtype(manifest, options, match.stored)
-    parameters = sum(prod(entry.tensor.shape) for entry in match.assignments)
-    parameters += sum(prod(match.expected[name]) for name in match.initialised)
+    # What a pickle holds is known once it is read; until then the config says what the model will take.
+    counted = match.expected if manifest.weights.format != "safetensors" else match.filled
+    parameters = sum(prod(match.expected[name]) for name in counted)
     size = parameters * ITEM_BYTES[dtype]
-    mapped = device.name == "cpu" and set(match.stored) <= {stored_name(dtype)}
+    mapped = device.name == "cpu" and set(match.stored) == {stored_name(dtype)}
     adapters = _plan_adapters(stack, match.expected, options)
     problems = match.problems + tuple(problem for item in adapters for problem in item.problems)
     notes += tuple(note for item in adapters for note in item.notes)
@@ -86,6 +87,11 @@ class _Match:
     problems: tuple[str, ...]
     stored: Counter[str]
 
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The parameters that will have a value."""
+        return (*(item.parameter for item in self.assignments), *self.initialised)
+
 
 def _match(
     manifest: Manifest, options: Options, family: Family, task: str, expected: dict[str, tuple[int, ...]]
@@ -101,7 +107,7 @@ def _match(
             elif manifest.weights.format == "safetensors":  # what a pickle holds is known once it is read
                 problems.append(f"missing: {name} {list(shape)} is not in the files")
         elif tensor.dtype not in FLOATS:
-            problems.append(f"wrong dtype: {name} is stored as {escape(tensor.dtype)}, a floating type belongs there")
+            problems.append(f"wrong dtype: {name} is stored as {escape(tensor.dtype)}, {_FLOATING} belongs there")
         elif tensor.shape != shape:
             problems.append(f"wrong shape: {name} is stored as {list(tensor.shape)}, the config implies {list(shape)}")
         else:
@@ -120,6 +126,9 @@ def _match(
     problems[:0] = weight_problems(manifest, options)
     floats = Counter(entry.tensor.dtype for entry in assignments)
     return _Match(expected, tuple(assignments), tuple(initialised), tuple(left_out), tuple(problems), floats)
+
+
+_FLOATING = f"a floating type ({', '.join(FLOATS)})"
 
 
 def _allowed(name: str, patterns: tuple[str, ...]) -> bool:

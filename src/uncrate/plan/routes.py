@@ -166,7 +166,7 @@ def _no_route(
 ) -> Foreign:
     kind = (manifest.config or {}).get("model_type")
     shown = escape(kind) if isinstance(kind, str) else "none"
-    problems = [f"model_type {shown}: no native family claims it"]
+    problems = [f"model_type {shown}: no native family claims it"] if wanted in ("auto", "native") else []
     if isinstance(kind, str) and kind in foreign.CONFUSED:
         problems.append(foreign.CONFUSED[kind])
     if named is None:

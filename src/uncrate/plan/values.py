@@ -172,13 +172,14 @@ class Plan:
     def sheet(self) -> list[tuple[str, str]]:
         """Return the plan as label and value rows for a person."""
         asked = self.asked
+        where = f"in {len(self.assignments)} tensors" if self.assignments else "by the config; no header lists them"
         rows = [
             ("source", str(asked.source) + (f" @ {asked.commit[:12]}" if asked.commit else "")),
             *(row for item in reversed(self.adapters) for row in item.sheet()),
             ("route", f"{self.route}: {self.why}"),
             ("class", (self.class_reference or "none").replace(":", ".")),
             ("family", f"{self.generation} ({self.family})" if self.family else "none"),
-            ("parameters", f"{self.parameters:,} in {len(self.assignments)} tensors"),
+            ("parameters", f"{self.parameters:,} {where}"),
             (
                 "memory",
                 f"{size_text(self.bytes)} {self.dtype} on {self.device.name}"
