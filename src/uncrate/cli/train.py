@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from uncrate import show
-from uncrate.cli.options import AsJson
+from uncrate.cli.options import AsJson, Dtype
 from uncrate.cli.output import print_document
 from uncrate.errors import MissingPackage, UsageError, escape
 from uncrate.families.foreign import package_folder
@@ -56,6 +56,7 @@ def command(
     labels: Labels = "answer",
     eval_pairs: Pairs = "answer",
     skip_bad: SkipBad = False,
+    dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> int:
     """Fine-tune a model by a GLM-4 configuration.
@@ -87,6 +88,7 @@ def command(
             pairs=eval_pairs,
             dry_run=dry_run,
             skip_bad=skip_bad,
+            dtype=dtype,
         )
     )
     if not outcome.main:

@@ -63,6 +63,7 @@ class Job:
     dry_run: bool = False
     skip_bad: bool = False
     device: str | None = None
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ class _Run:
             settings.set_tensorboard_dir(recipe.tensorboard_dir)
         self.args = training_arguments(recipe, eval_strategy=no_eval)
         self.args.generation_config = None
+        self.args.dataloader_pin_memory &= self.args.device.type == "cuda"
         if self.args.fsdp and self.args.device.type == "cpu" and self.args.world_size > 1:
             allow_fsdp_on_cpu()
         self.sampling = read_sampling(recipe.generation, recipe.max_output_length)
@@ -228,7 +230,9 @@ class _Run:
         recipe, args = self.job.recipe, self.args
         # Under torchrun a CPU is called cpu:0.
         device = self.job.device or (str(args.device) if args.device.type == "cuda" else args.device.type)
-        opened = open_checkpoint(model_place(self.job.model), Options(device=device, route="native", task="causal"))
+        opened = open_checkpoint(
+            model_place(self.job.model), Options(device=device, dtype=self.job.dtype, route="native", task="causal")
+        )
         if opened.plan.adapters:
             raise UsageError("MODEL_DIR is an adapter", next="name its base; an adapter is resumed from its checkpoint")
         if self.folder.absolute() == Path(base_name(opened)):
@@ -280,7 +284,9 @@ class _Run:
         frozen = f", frozen: {', '.join(recipe.freeze)}" if recipe.freeze else ""
         how = f"; labels as {self.job.labels}" if self.job.labels != "answer" else ""
         rate = "generated" if self.args.predict_with_generate and not args.fsdp else "loss only"
-        every = f"every {args.eval_steps} steps" if args.eval_strategy == "steps" else f"by {args.eval_strategy}"
+        every = {"no": "before and after", "epoch": "every epoch"}.get(
+            args.eval_strategy.value, f"every {args.eval_steps} steps"
+        )
         return RunPlan(
             model=base_name(opened),
             method=f"{kind}{frozen}{how}",
