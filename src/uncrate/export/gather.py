@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from uncrate.export.inline import PACKAGE, External, Name, Source, Statement, Use, read_source, uses
+from uncrate.export.layout import from_line, import_lines, section_head, spaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,26 @@ def generate(plan: FilePlan, standins: Mapping[Name, Name], prefixes: Mapping[st
         if fallback is not None:
             gathered.take(fallback)
     order = _ordered(gathered.modules, standins)
-    names = _choose_names(gathered, order, plan, prefixes)
-    known = names | {name: called for given in plan.beside.values() for name, called in given.items()}
+    given = {name: called for beside in plan.beside.values() for name, called in beside.items()}
+    hidden: set[Name] = set()
+    while True:
+        names = _choose_names(gathered, order, plan, prefixes, hidden)
+        known = names | given
+        clashes = _hidden(gathered, known)
+        if not clashes:
+            break
+        assert not clashes & (hidden | given.keys()), f"hidden by local names: {sorted(clashes)}"
+        hidden |= clashes
     sections = []
     for module in order:
         source = read_source(module)
         parts = [
-            _rewritten(source, statement, gathered.resolve, known, plan.optional)
+            _rewritten(source, statement, gathered, known, plan.optional)
             for statement in source.statements
             if any((module, name) in gathered.names for name in statement.names)
         ]
         if parts:
-            sections.append(_head(source, plan.heads.get(module)) + "\n\n\n" + _spaced(parts))
+            sections.append(section_head(source, plan.heads.get(module)) + "\n\n\n" + spaced(parts))
     body = "\n\n\n".join(sections)
     imports = _imports(gathered, plan, known)
     text = f'"""{plan.doc}"""\n\nfrom __future__ import annotations\n\n{imports}\n\n\n{body}\n'
@@ -113,15 +121,21 @@ class _Gathered:
             assert statement is not None
             self.names |= {(name[0], bound) for bound in statement.names}
             self.modules[name[0]] = None
-            found, inside = uses(source, statement)
-            local = _inside_names(inside)
-            for use in found:
-                meant = self._follow(local[use.name]) if use.name in local else self.resolve(source, use)
+            for _, meant in self.meanings(source, statement):
                 if isinstance(meant, External):
                     there = self.external.setdefault(meant.binding, meant)
                     assert there == meant, f"{meant.binding} means {there.text()} and {meant.text()}"
-                elif meant is not None:
+                else:
                     waiting.append(meant)
+
+    def meanings(self, source: Source, statement: Statement) -> Iterator[tuple[Use, Name | External]]:
+        """Yield every use of a definition or import in a statement with what it means; builtins mean nothing here."""
+        found, inside = uses(source, statement)
+        local = _inside_names(inside)
+        for use in found:
+            meant = self._follow(local[use.name]) if use.name in local else self.resolve(source, use)
+            if meant is not None:
+                yield use, meant
 
 
 def _inside_names(inside: Iterable[ast.stmt]) -> dict[str, Name]:
@@ -152,10 +166,23 @@ def _ordered(modules: Iterable[str], standins: Mapping[Name, Name]) -> list[str]
     return [module for module in order if module in wanted]
 
 
+def _hidden(gathered: _Gathered, names: Mapping[Name, str]) -> set[Name]:
+    """Definitions whose name in the file is that of a local variable where they are used."""
+    found: set[Name] = set()
+    for module, bound in gathered.names:
+        source = read_source(module)
+        statement = source.defines(bound)
+        assert statement is not None
+        for use, meant in gathered.meanings(source, statement):
+            if not isinstance(meant, External) and names[meant] in use.local:
+                found.add(meant)
+    return found
+
+
 def _choose_names(
-    gathered: _Gathered, order: Sequence[str], plan: FilePlan, prefixes: Mapping[str, str]
+    gathered: _Gathered, order: Sequence[str], plan: FilePlan, prefixes: Mapping[str, str], hidden: set[Name]
 ) -> dict[Name, str]:
-    """Every definition's name in the file: its own where it is free, else with its module's word."""
+    """Every definition's name in the file: its own where it is free and not `hidden`, else with its module's word."""
     chosen: dict[Name, str] = {}
     taken = set(gathered.external) | {called for given in plan.beside.values() for called in given.values()}
     first = [gathered._follow(root) for root in plan.roots]
@@ -164,59 +191,38 @@ def _choose_names(
         taken.add(chosen[name])
     for module in order:
         for name in sorted(item for item in gathered.names if item[0] == module and item not in chosen):
-            called = name[1] if name[1] not in taken else _with_word(name[1], prefixes[module])
+            statement = read_source(module).defines(name[1])
+            is_class = statement is not None and isinstance(statement.node, ast.ClassDef)
+            free = name[1] not in taken and name not in hidden
+            called = name[1] if free else _with_word(name[1], prefixes[module], is_class)
             assert called not in taken, f"{called} is taken twice"
             chosen[name] = called
             taken.add(called)
     return chosen
 
 
-def _with_word(name: str, word: str) -> str:
+def _with_word(name: str, word: str, is_class: bool) -> str:
     """`MLP` and "Vision" give VisionMLP, `_check` and "Expand" _check_expand, `LIMIT` LIMIT_EXPAND."""
-    if name.isupper():
-        return f"{name}_{word.upper()}"
-    if name.lstrip("_")[:1].isupper():
+    if is_class:
         bare = name.lstrip("_")
         return "_" * (len(name) - len(bare)) + word + bare
-    return f"{name}_{word.lower()}"
-
-
-def _head(source: Source, said: str | None) -> str:
-    """A line that says where a section comes from, and the module's own words about it."""
-    short = source.module.removeprefix(PACKAGE + ".")
-    words = "\n".join(f"# {line}".rstrip() for line in (said or source.doc).splitlines())
-    return f"# {'-' * 20} {short} {'-' * max(96 - len(short), 3)}\n{words}"
-
-
-def _spaced(parts: Sequence[str]) -> str:
-    """Join definitions: two blank lines around classes and functions, none between constants that stood together."""
-    text = parts[0]
-    for before, part in pairwise(parts):
-        text += ("\n\n\n" if _is_block(before) or _is_block(part) else "\n") + part
-    return text
-
-
-def _is_block(text: str) -> bool:
-    return re.search(r"^(?:class|def|async def|@)", text, re.MULTILINE) is not None
+    return f"{name}_{word.upper() if name.isupper() else word.lower()}"
 
 
 def _rewritten(
     source: Source,
     statement: Statement,
-    resolve: object,
+    gathered: _Gathered,
     names: Mapping[Name, str],
     optional: Mapping[str, Name | None],
 ) -> str:
     """Return a statement's text with every global under its name in the file, and imports of ours gone."""
-    assert callable(resolve)
     lines = [line.encode("utf-8") for line in source.lines]
     edits: list[tuple[int, int, int, bytes]] = []
-    found, inside = uses(source, statement)
-    local = {key: _end(resolve, source, value) for key, value in _inside_names(inside).items()}
-    for use in found:
-        meant = local.get(use.name) if use.name in local else resolve(source, use)
-        if isinstance(meant, tuple) and (names[meant] != use.name or use.module):
+    for use, meant in gathered.meanings(source, statement):
+        if not isinstance(meant, External) and (names[meant] != use.name or use.module):
             edits.append((use.line, use.start, use.end, names[meant].encode()))
+    _, inside = uses(source, statement)
     node = statement.node
     if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
         called = names[(source.module, node.name)]
@@ -237,19 +243,15 @@ def _rewritten(
     return "\n".join(out)
 
 
-def _end(resolve: object, source: Source, name: Name) -> object:
-    assert callable(resolve)
-    return resolve(source, Use(0, 0, 0, name[1], name[0]))
-
-
 def _optional_imports(
     node: ast.AST, optional: Mapping[str, Name | None]
 ) -> Iterator[tuple[int, tuple[str, Name | None]]]:
     """Lines of imports inside functions of packages that may not be there: what they bind, and what takes its place."""
     for item in ast.walk(node):
         if isinstance(item, ast.Import | ast.ImportFrom):
-            package = item.module if isinstance(item, ast.ImportFrom) else item.names[0].name
+            package = (item.module or "") if isinstance(item, ast.ImportFrom) else item.names[0].name
             if package in optional:
+                assert item.lineno == item.end_lineno, f"an import of {package} on several lines cannot be guarded"
                 yield item.lineno, (item.names[0].asname or item.names[0].name, optional[package])
 
 
@@ -263,33 +265,13 @@ def _guarded(text: str, guard: tuple[str, Name | None], names: Mapping[Name, str
 
 def _imports(gathered: _Gathered, plan: FilePlan, names: Mapping[Name, str]) -> str:
     """Return the import block: the standard library, other packages, files beside."""
-    import sys
-
     groups: dict[bool, list[External]] = {True: [], False: []}
     for item in gathered.external.values():
         groups[item.module.partition(".")[0] in sys.stdlib_module_names].append(item)
-    blocks = [_import_lines(group) for group in groups.values() if group]
+    blocks = [import_lines(group) for group in groups.values() if group]
     local = []
     for file, given in plan.beside.items():
         used = sorted(given[name] for name in gathered.from_beside if name in given)
         if used:
-            local.append(_from_line(f".{file}", used))
+            local.append(from_line(f".{file}", used))
     return "\n\n".join([*blocks, *(["\n".join(local)] if local else [])])
-
-
-def _import_lines(group: Sequence[External]) -> str:
-    plain = sorted(item.text() for item in group if item.name is None)
-    by_module: dict[str, list[str]] = {}
-    for item in group:
-        if item.name is not None:
-            renamed = item.name if item.binding == item.name else f"{item.name} as {item.binding}"
-            by_module.setdefault(item.module, []).append(renamed)
-    return "\n".join([*plain, *(_from_line(module, sorted(by_module[module])) for module in sorted(by_module))])
-
-
-def _from_line(module: str, names: Sequence[str]) -> str:
-    line = f"from {module} import {', '.join(names)}"
-    if len(line) <= 120:
-        return line
-    inner = "".join(f"    {name},\n" for name in names)
-    return f"from {module} import (\n{inner})"

@@ -170,13 +170,17 @@ def _bound(node: ast.stmt) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Use:
-    """One place that names a global: its lines and columns (of the syntax tree, in UTF-8), and what is named there."""
+    """One place that names a global: its lines and columns (of the syntax tree, in UTF-8), and what is named there.
+
+    `local` are the names that functions around it bind: under one of those it could not be reached.
+    """
 
     line: int
     start: int
     end: int
     name: str
     module: str | None = None
+    local: frozenset[str] = frozenset()
 
 
 def uses(source: Source, statement: Statement) -> tuple[list[Use], list[ast.stmt]]:
@@ -195,10 +199,10 @@ def uses(source: Source, statement: Statement) -> tuple[list[Use], list[ast.stmt
             module = source.modules.get(node.value.id)
             if module is not None:
                 end = node.end_col_offset or 0
-                found.append(Use(node.lineno, node.col_offset, end, node.attr, module))
+                found.append(Use(node.lineno, node.col_offset, end, node.attr, module, local))
                 return
         if isinstance(node, ast.Name) and node.id not in local:
-            found.append(Use(node.lineno, node.col_offset, node.end_col_offset or 0, node.id))
+            found.append(Use(node.lineno, node.col_offset, node.end_col_offset or 0, node.id, None, local))
         if isinstance(node, _Function):
             _visit_function(node, local, visit)
             return
