@@ -100,6 +100,12 @@ def test_the_longest_position_is_kept(opened, tmp_path):
         short.generate([[{"role": "user", "content": "a b c d e f g h i j k l m n o p q r"}]], temperature=0)
 
 
+def test_a_cache_that_memory_cannot_hold(tmp_path):
+    where = write_checkpoint(tmp_path / "c", golden_config(seq_length=1 << 31), golden_tensors(), tokenizer=True)
+    with pytest.raises(DoesNotFit, match=r"positions take .* TB, which cpu has not free\n  next: lower max_new_tokens"):
+        uncrate.open(str(where)).generate([CHATS[1]] * 4096, max_new_tokens=1 << 31)
+
+
 def test_wrong_calls_say_what_is_wanted(opened, tmp_path):
     with pytest.raises(MessageError, match="list of conversations"):
         opened.generate(CHATS[0])

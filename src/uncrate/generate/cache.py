@@ -5,10 +5,13 @@ Axes in names: L layers, B batch, G key and value heads, S key positions, D chan
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from uncrate.errors import DoesNotFit
+from uncrate.show import size_text
 
 
 class KVCache:
@@ -30,8 +33,15 @@ class KVCache:
         device: torch.device,
     ) -> None:
         shape = (layers, batch, groups, capacity, channels)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        try:
+            self.keys = torch.empty(shape, dtype=dtype, device=device)
+            self.values = torch.empty(shape, dtype=dtype, device=device)
+        except RuntimeError as error:  # torch has no type of its own for a CPU that is out of memory
+            size = size_text(2 * math.prod(shape) * dtype.itemsize)
+            raise DoesNotFit(
+                f"keys and values of {capacity:,} positions take {size}, which {device} has not free",
+                next="lower max_new_tokens, or answer fewer conversations at once",
+            ) from error
         self.capacity = capacity
         self.length = 0
         self._start = 0
