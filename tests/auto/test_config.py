@@ -90,6 +90,12 @@ def test_a_folder_needs_its_dot_and_the_error_says_so(monkeypatch, golden, copie
     assert AutoConfig.from_pretrained("./copied").to_diff_dict() == AutoConfig.from_pretrained(golden).to_diff_dict()
 
 
+def test_the_path_of_the_file_itself_is_its_folders(golden, llama):
+    assert AutoConfig.from_pretrained(golden / "config.json").to_dict() == AutoConfig.from_pretrained(golden).to_dict()
+    with pytest.raises(UsageError, match=r"generation_config\.json is a file"):
+        AutoConfig.from_pretrained(golden / "generation_config.json")
+
+
 def test_it_is_not_built_itself():
     with pytest.raises(UsageError, match="not built itself"):
         AutoConfig()

@@ -82,6 +82,7 @@ def test_unknown_keys_survive(copied, tmp_path):
 def test_half_precision_is_saved_as_it_is_opened(golden, tmp_path, one):
     half = AutoModelForCausalLM.from_pretrained(golden, dtype="bfloat16")
     half.save_pretrained(tmp_path)
+    assert len({each.untyped_storage().data_ptr() for each in half.parameters()}) == len(list(half.parameters()))
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert again.dtype == torch.bfloat16
     with torch.no_grad():

@@ -138,6 +138,15 @@ def test_special_tokens(tokenizer):
     assert tokenizer("ab", return_special_tokens_mask=True)["special_tokens_mask"][:2] == [1, 1]
 
 
+def test_the_originals_own_methods(tokenizer):
+    case = next(case for case in CASES["chat"] if case["name"] == "image")
+    image = "<|begin_of_image|><|endoftext|><|end_of_image|>"
+    said = case["messages"][0]["content"]
+    ids = tokenizer.build_single_message("user", None, said, message_prefix=image)
+    assert [*tokenizer.get_prefix_tokens(), *ids, tokenizer.get_command("<|assistant|>")] == flat(case["input_ids"])
+    assert tokenizer.build_single_message("user", "x", "y", tokenize=False) == "<|user|>x\ny"
+
+
 def test_the_answers_positions_are_marked(tokenizer):
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bb"}]
     out = tokenizer.apply_chat_template(chat, return_assistant_tokens_mask=True)

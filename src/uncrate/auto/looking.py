@@ -47,7 +47,7 @@ def find_source(where: Where, given: Given) -> Source:
         raise _shadowed(error, where) from error
     revision = given.get("revision")
     if isinstance(source, LocalSource):
-        return source
+        return _folder_of(source)
     if revision is not None and source.revision is not None and revision != source.revision:
         raise UsageError(
             f"{escape(path_text(where))} names a revision, and revision={escape(repr(revision))} another",
@@ -63,6 +63,17 @@ def find_source(where: Where, given: Given) -> Source:
         refresh=bool(given.get("force_download")),
     )
     return replace(parsed, access=access)
+
+
+def _folder_of(source: LocalSource) -> LocalSource:
+    """transformers takes the path of a config.json for its folder."""
+    if not source.folder.is_file():
+        return source
+    if source.folder.name != "config.json":
+        raise UsageError(
+            f"{escape(source.text)} is a file", next="give the folder it is in; its configuration is named config.json"
+        )
+    return LocalSource(source.folder.parent, source.text.removesuffix("config.json").rstrip("/") or ".")
 
 
 def name_of(source: Source) -> str:

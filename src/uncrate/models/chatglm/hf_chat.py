@@ -86,6 +86,25 @@ class ChatMethods:
             inputs["images"] = self._images(pictures, return_tensors)
         return inputs
 
+    def build_single_message(
+        self, role: str, metadata: str | None, message: str, tokenize: bool = True, message_prefix: str | None = None
+    ) -> list[int] | str:
+        """Return one message as ids or as text, by the original code's name and arguments.
+
+        `message_prefix` names special tokens to stand before the message, as "<|begin_of_image|>...".
+        """
+        head = f"{metadata or ''}\n"
+        if not tokenize:
+            return f"<|{role}|>{head}{message}"
+        ids = [self.native.special(f"<|{role}|>"), *self.native.encode_text(head)]
+        if message_prefix is not None:
+            ids += self.text_ids(message_prefix, split_special_tokens=False)  # type: ignore[attr-defined]
+        return [*ids, *self.native.encode_text(message)]
+
+    def get_command(self, token: str) -> int:
+        """Return the id of a special token, by the name that ChatGLM3's code has for it. Raises TokenizerError."""
+        return self.native.special(token)
+
     def _rows(self, encoded: list[Encoded], longest: int | None) -> dict[str, list[list[int]]]:
         rows = []
         for row in encoded:

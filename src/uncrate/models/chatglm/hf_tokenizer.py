@@ -295,7 +295,7 @@ class ChatGLMTokenizer(ChatMethods, PreTrainedTokenizer):
         path = Path(saved[0])
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         source = self._source_config
-        if "extra_special_tokens" in config:  # the name that every release of transformers reads
+        if isinstance(config.get("extra_special_tokens"), list):  # the name that every release of transformers reads
             config["additional_special_tokens"] = [_name(token) for token in config.pop("extra_special_tokens")]
         if "auto_map" in source:
             config["auto_map"] = source["auto_map"]
