@@ -183,3 +183,16 @@ def test_an_interrupted_merge_leaves_nothing_behind(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130 and "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["lora"]
+
+
+def test_adapter_and_base_on_the_hub(tmp_path, hub):
+    names = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.model")
+    names += ("model.safetensors.index.json", *(path.name for path in GOLDEN.glob("model-*")))
+    model = hub.commit("zai-org/glm-4v-9b", {name: (GOLDEN / name).read_bytes() for name in names})
+    lora = write_lora(tmp_path / "lora", base="THUDM/glm-4v-9b")
+    hub.commit("someone/lora", {path.name: path.read_bytes() for path in lora.iterdir()})
+    done = merge("someone/lora", tmp_path / "out")
+    assert done.plan.manifest.commit == model and done.proof.difference < 1e-4
+    torch.testing.assert_close(logits(tmp_path / "out"), logits(lora, Options(base=str(GOLDEN))), atol=1e-4, rtol=0)
+    assert sorted(done.written.files) == ["config.json", "generation_config.json", "model.safetensors",
+                                          "tokenizer.model", "tokenizer_config.json"]  # fmt: skip

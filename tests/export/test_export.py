@@ -167,3 +167,13 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 0.35 * size
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) >= 4
+
+
+def test_a_hub_checkpoint_at_its_commit(tmp_path, hub):
+    names = ["config.json", "tokenizer_config.json", "tokenizer.model", "model.safetensors.index.json"]
+    names += [path.name for path in GOLDEN.glob("model-*")]
+    commit = hub.commit("someone/model", {name: (GOLDEN / name).read_bytes() for name in names})
+    hub.commit("someone/model", {"config.json": b"{}", "modeling_chatglm.py": b"raise SystemExit"})
+    done = export(f"someone/model@{commit}", tmp_path / "out")
+    assert done.plan.manifest.commit == commit and done.left_behind == ()
+    assert all(torch.equal(tensors_in(tmp_path / "out")[name], tensor) for name, tensor in golden_tensors().items())
