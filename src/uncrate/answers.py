@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from uncrate.errors import MessageError
-from uncrate.generate.options import Sampling
+from uncrate.generate.options import Sampling, from_generation_config
 from uncrate.show import plain_sheet, seconds_text, size_text
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class Answering(ABC):
         return f"<{type(self).__name__} {self.plan.asked.source}>"
 
     @property
-    @abstractmethod
     def sampling(self) -> Sampling:
         """How the checkpoint's generation_config.json wants tokens chosen; greedy where it does not say."""
+        return from_generation_config(self.plan.manifest.json_files.get("generation_config.json"))
 
     @abstractmethod
     def _generate(

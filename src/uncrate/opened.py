@@ -16,7 +16,7 @@ from uncrate.answers import Answering, AnswerStream, Cancelled, Generation, Mess
 from uncrate.errors import TokenizerError, UsageError
 from uncrate.families.fields import Fields
 from uncrate.generate.loop import Decoded, Limits, decode
-from uncrate.generate.options import Sampling, from_generation_config
+from uncrate.generate.options import Sampling
 from uncrate.models.chatglm.prompt import batch, encode_chat
 from uncrate.models.chatglm.tokenizer import tokenizer_from_bytes
 from uncrate.models.chatglm.tokens import TextStream, Tokenizer
@@ -62,11 +62,6 @@ class Opened(Answering):
     def device(self) -> torch.device:
         """Where inputs must be."""
         return torch.device(self.plan.device.name)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How the checkpoint's generation_config.json wants tokens chosen; greedy where it does not say."""
-        return from_generation_config(self.plan.manifest.json_files.get("generation_config.json"))
 
     @property
     def stop_ids(self) -> frozenset[int]:

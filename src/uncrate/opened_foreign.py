@@ -12,7 +12,7 @@ import torch
 
 from uncrate.answers import Answering, AnswerStream, Cancelled, Generation, Messages, check_conversations
 from uncrate.errors import MessageError, TokenizerError, UsageError
-from uncrate.generate.options import Sampling, from_generation_config
+from uncrate.generate.options import Sampling
 from uncrate.plan import Plan
 from uncrate.runtime.carry_out import Report
 from uncrate.runtime.fill import Filled
@@ -39,11 +39,6 @@ class OpenedForeign(Answering):
     def device(self) -> torch.device:
         """Where inputs must be."""
         return torch.device(self.plan.device.name)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How the checkpoint's generation_config.json wants tokens chosen; greedy where it does not say."""
-        return from_generation_config(self.plan.manifest.json_files.get("generation_config.json"))
 
     def prepare(self, conversations: Sequence[Messages]) -> dict[str, Any]:
         """Return the tokenizer's tensors for one conversation, by its chat template, else its plain text."""
