@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import warnings
@@ -12,6 +13,7 @@ import transformers
 from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 from transformers.models.auto import auto_factory, configuration_auto, tokenization_auto
 
+import uncrate.auto
 from uncrate.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from uncrate.auto.keywords import ACCEPTED, HONOURED, KEYWORDS, REFUSED, TRANSLATED
 from uncrate.errors import MissingPackage, UsageError
@@ -185,3 +187,9 @@ def test_nothing_warns_where_nothing_is_wrong(golden):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AutoModelForCausalLM.from_pretrained(golden, trust_remote_code=True, low_cpu_mem_usage=True)
+
+
+def test_without_transformers_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match=r"transformers is not installed(?s:.)*uncrate\[transformers\]"):
+        importlib.reload(uncrate.auto)

@@ -5,6 +5,16 @@ checkpoint's own code only where the lock approves it. `keywords.py` says what b
 transformers' `from_pretrained`.
 """
 
+from importlib.util import find_spec
+
+from uncrate.errors import MissingPackage
+
+if find_spec("transformers") is None:
+    raise MissingPackage(
+        "uncrate.auto gives transformers objects, and transformers is not installed",
+        next="pip install 'uncrate[transformers]', or open the checkpoint with uncrate.open",
+    )
+
 from uncrate.auto.config import AutoConfig
 from uncrate.auto.model import (
     AutoModel,
