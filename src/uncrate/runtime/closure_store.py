@@ -1,6 +1,7 @@
 """Find a closure that this process has not met: approved in the lock that holds here, its bytes taken from the store.
 
-A DataLoader worker, another rank, or a later program that unpickles a class comes this way. Nothing is taken on trust from
+A DataLoader worker, another rank, or a later program that unpickles a class comes this way. Nothing is taken on trust
+from
 the process that made the pickle: the lock is read again, and every file is hashed again.
 """
 
@@ -19,7 +20,8 @@ from uncrate.trust.store import Store
 def approved_closure(closure_hash: str) -> tuple[dict[str, bytes], frozenset[str]]:
     """Return the files of an approved closure and its sibling imports.
 
-    Raises `NotApproved` when the lock does not approve the closure, revokes it or a file of it, or when the store lacks a
+    Raises `NotApproved` when the lock does not approve the closure, revokes it or a file of it, or when the store
+    lacks a
     file; `TrustError` when a stored file was altered.
     """
     lock = load_lock()

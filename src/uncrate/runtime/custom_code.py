@@ -38,7 +38,8 @@ _CLOSURE_NAME = re.compile(r"c([0-9a-f]{64})")
 class Closure:
     """The approved code of one checkpoint.
 
-    hash: 64 hexadecimal digits. files: posix path inside the closure to exact bytes. siblings: top-level names of its own
+    hash: 64 hexadecimal digits. files: posix path inside the closure to exact bytes. siblings: top-level names of its
+    own
     modules that its code may import absolutely (`import configuration_chatglm`). compat: whether its modules see the
     removed parts of transformers given back.
     """
@@ -57,7 +58,8 @@ class Closure:
     def path_of(self, module: str) -> tuple[str, bool] | None:
         """Return the closure path of a dotted module name ("" is the root) and whether it is a package, or None."""
         if not module:
-            # The root stays empty, as in transformers: a checkpoint's own __init__.py is not part of importing a module.
+            # The root stays empty, as in transformers: a checkpoint's own __init__.py is not part of importing a
+            # module.
             return "", True
         stem = module.replace(".", "/")
         if f"{stem}/__init__.py" in self.files:
@@ -96,7 +98,8 @@ def register_closure(
 ) -> Closure:
     """Make a closure importable in this process and return it; the caller has checked that it is approved.
 
-    Registering the same closure again returns the first one. Raises `CodeError` when the hash is malformed or names other
+    Registering the same closure again returns the first one. Raises `CodeError` when the hash is malformed or names
+    other
     bytes than before.
     """
     if not _CLOSURE_NAME.fullmatch(f"c{closure_hash}"):
@@ -119,7 +122,8 @@ def register_closure(
 def load_module(closure: Closure, module: str) -> ModuleType:
     """Import one module of a registered closure, running it if that has not happened yet.
 
-    Raises `CodeError` when the closure has no such module or when its code fails, `MissingPackage` when it needs a package
+    Raises `CodeError` when the closure has no such module or when its code fails, `MissingPackage` when it needs a
+    package
     that is not installed.
     """
     if closure.path_of(module) is None:
@@ -180,7 +184,8 @@ def module_name(path: str) -> str:
 
 
 def closure_of(name: str) -> str | None:
-    """Return the closure hash in a module name such as `__module__` of a class, or None when it is not checkpoint code."""
+    """Return the closure hash in a module name such as `__module__` of a class, or None when it is not checkpoint
+    code."""
     if not name.startswith(f"{PACKAGE}.c"):
         return None
     match = _CLOSURE_NAME.fullmatch(name[len(PACKAGE) + 1 :].partition(".")[0])

@@ -1,7 +1,10 @@
-"""Build a class that was not written for the meta device: its parameters take no memory, everything it computes is real.
+"""Build a class that was not written for the meta device: its parameters take no memory, everything it computes is
+real.
 
-Old modelling code computes in `__init__`: inverse frequencies, masks, drop rates with `.item()`. Under a meta device these
-come back as memory that nobody wrote, and the model answers wrongly without a word. Here only parameters go to meta, at the
+Old modelling code computes in `__init__`: inverse frequencies, masks, drop rates with `.item()`. Under a meta device
+these
+come back as memory that nobody wrote, and the model answers wrongly without a word. Here only parameters go to meta,
+at the
 moment they are registered, and whatever else `__init__` makes is what it says.
 """
 
@@ -17,9 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
-
 
 # Where a parameter on meta remembers the place at which its class made it.
 NUMBER = "_uncrate_number"
@@ -52,7 +54,12 @@ def parameters_on_meta(keep: frozenset[int] = frozenset()) -> Iterator[None]:
 
     def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(module, name, param)
-        if threading.get_ident() != owner or param is None or param.is_meta or isinstance(param, UninitializedTensorMixin):
+        if (
+            threading.get_ident() != owner
+            or param is None
+            or param.is_meta
+            or isinstance(param, UninitializedTensorMixin)
+        ):
             return
         known = moved.get(id(param))
         if known is None or known[0]() is not param:
@@ -65,7 +72,7 @@ def parameters_on_meta(keep: frozenset[int] = frozenset()) -> Iterator[None]:
             moved[id(param)] = known = (weakref.ref(param), empty)
         module._parameters[name] = known[1]
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
     try:
         with _NoInitialisationOnMeta():
             yield

@@ -18,7 +18,8 @@ from uncrate.runtime.fill import Filled, fill
 
 
 def build_config(config_class: type, config: Mapping[str, Any]) -> Any:
-    """Return the class's config object for the contents of config.json; raises `ConfigError` when the class refuses them."""
+    """Return the class's config object for the contents of config.json; raises `ConfigError` when the class refuses
+    them."""
     values = json.loads(json.dumps(_plain(config)))
     try:
         made = config_class.from_dict(values)  # type: ignore[attr-defined]
@@ -26,7 +27,8 @@ def build_config(config_class: type, config: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # the class may be anybody's code
         raise ConfigError(
-            f"{config_class.__name__} refuses config.json: {type(error).__name__}: {escape(str(error), 300)}", where="config.json"
+            f"{config_class.__name__} refuses config.json: {type(error).__name__}: {escape(str(error), 300)}",
+            where="config.json",
         ) from error
     return made
 
@@ -99,7 +101,11 @@ def _main_dtype(config: Any, tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def _configs(config: Any) -> list[Any]:
-    inner = [value for value in vars(config).values() if type(value).__name__.endswith("Config") and hasattr(value, "to_dict")]
+    inner = [
+        value
+        for value in vars(config).values()
+        if type(value).__name__.endswith("Config") and hasattr(value, "to_dict")
+    ]
     return [config, *(found for value in inner for found in _configs(value))]
 
 
@@ -112,7 +118,7 @@ def _set_dtype(config: Any, dtype: torch.dtype) -> None:
 
 def _set_attention(config: Any, attention: str | None) -> None:
     """Choose the attention; one that needs flash_attn gives way where that cannot run."""
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     for each in _configs(config):
         asked = vars(each).get("_attn_implementation_internal")
@@ -131,10 +137,13 @@ def _conversions(model: Any) -> Any:
         return None
     if not hasattr(model, "config"):
         return None
-    return get_model_conversion_mapping(model, add_legacy=False) or None
+    if not get_model_conversion_mapping(model, add_legacy=False):
+        return None
+    return get_model_conversion_mapping(model)
 
 
 def _set_generation(model: Any, generation: Mapping[str, Any] | None) -> None:
-    """Give a generating model the values of generation_config.json; without one, __init__ took them from config.json."""
+    """Give a generating model the values of generation_config.json; without one, __init__ took them from
+    config.json."""
     if generation is not None and hasattr(model, "can_generate") and model.can_generate():
         model.generation_config = model.generation_config_class.from_dict(_plain(generation))

@@ -1,5 +1,7 @@
 """Small closures for tests: source texts in, approved bytes and a hash out; and the eager way to compare with."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,7 @@
 """Checkpoint code runs from its approved bytes, in its own namespace, and behaves like any module there."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import copy
@@ -204,7 +206,9 @@ def test_failing_code_is_one_sentence_with_its_place(source, error, says):
     assert "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize("reference", ["Main", "main.", "main.__init__", "main.a b", "nothing.Main", ".Main", "main.Main()"])
+@pytest.mark.parametrize(
+    "reference", ["Main", "main.", "main.__init__", "main.a b", "nothing.Main", ".Main", "main.Main()"]
+)
 def test_reference_that_names_no_class(reference):
     with pytest.raises(CodeError):
         load_class(*closure(main="class Main:\n    pass\n"), reference)
@@ -235,7 +239,8 @@ def test_threads_import_once():
     closure_hash, files = closure(counted="import time\ntime.sleep(0.05)\nclass Counted:\n    pass\n")
     found: list[type] = []
     threads = [
-        threading.Thread(target=lambda: found.append(load_class(closure_hash, files, "counted.Counted"))) for _ in range(8)
+        threading.Thread(target=lambda: found.append(load_class(closure_hash, files, "counted.Counted")))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -262,7 +267,9 @@ print(float(model(torch.ones(1, 2)).sum().detach()))
 
 def unpickle_elsewhere(home: Path, data: bytes) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "UNCRATE_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, "-c", CHILD], input=data, capture_output=True, env=env, cwd=home, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", CHILD], input=data, capture_output=True, env=env, cwd=home, check=False
+    )
 
 
 def test_another_process_takes_the_code_from_the_store_if_it_is_approved(tmp_path):

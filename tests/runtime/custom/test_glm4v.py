@@ -91,7 +91,7 @@ def test_the_whole_road(checkpoint):
     """Not approved: refused. Approved: the custom class, equal to the native one on the same weights."""
     with pytest.raises(NotApproved):
         uncrate.open(str(checkpoint), Options(route="custom"))
-    uncrate.trust(str(checkpoint), sha=uncrate.inspect(str(checkpoint)).code.closure[:8])
+    uncrate.trust(str(checkpoint), sha=uncrate.verify(str(checkpoint)).closure[:8])
     native = uncrate.open(str(checkpoint), Options(route="native"))
     custom = uncrate.open(str(checkpoint), Options(route="custom"))
     given = inputs("one")

@@ -27,7 +27,11 @@ class Case:
         return f"{self.style}-{'-'.join(map(str, self.values)) or 'plain'}"
 
 
-BILINGUAL = ("bilingual2023", "modeling_bilingual.BilingualForConditionalGeneration", "configuration_bilingual.BilingualConfig")
+BILINGUAL = (
+    "bilingual2023",
+    "modeling_bilingual.BilingualForConditionalGeneration",
+    "configuration_bilingual.BilingualConfig",
+)
 WIDE = ("wide2023", "modeling_wide.WideForCausalLM", "configuration_wide.WideConfig")
 WIDER = (*WIDE[:2], "configuration_wide.WiderConfig")
 HEADMASK = ("headmask2021", "modeling_headmask.HeadMaskForCausalLM", "configuration_headmask.HeadMaskConfig")
@@ -97,5 +101,7 @@ def test_padding_on_the_left_changes_nothing(case):
     expected = greedy(reference, IDS, 4)
     ids = torch.cat([torch.zeros(1, 3, dtype=torch.long), IDS], dim=-1)
     mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(IDS)], dim=-1)
-    made = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
+    made = model.generate(
+        ids, attention_mask=mask, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     assert torch.equal(made[:, 3:], expected)

@@ -1,11 +1,15 @@
 """What old code gets back, nobody else sees: transformers is the same before and after, and beside."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPT = """
 import sys, types, warnings
@@ -89,11 +93,17 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_transformers_is_untouched(tmp_path):
     tests = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(tests=str(tests))], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
+        [sys.executable, "-c", SCRIPT.format(tests=str(tests))],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.strip().endswith("same")

@@ -1,5 +1,7 @@
 """Tokenizers of 2023 on today's base classes: same ids, same padding, same text back."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import json
@@ -123,7 +125,7 @@ SLOW = '''
                     encoded_inputs[name] = padding + held if self.padding_side == "left" else held + padding
             return encoded_inputs
 '''
-FAST = '''
+FAST = """
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordLevel
     from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, Converter, SentencePieceExtractor
@@ -159,7 +161,7 @@ FAST = '''
             self._tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"{start}$A:0", pair=f"{start}$A:0 $B:1", special_tokens=special
             )
-'''
+"""
 FILES = closure(tokenization_letters=SLOW, tokenization_letters_fast=FAST)
 
 
@@ -213,7 +215,9 @@ def test_batches(slow):
     right = slow.pad({"input_ids": [[6, 7], [8]]}, padding_side="right")
     assert right["input_ids"] == [[6, 7], [8, 1]] and slow.padding_side == "left"
     assert slow.build_chat_input(["ab", "c"])["input_ids"].tolist() == both["input_ids"].tolist()
-    assert slow.batch_encode_plus([[6], [7, 8]], is_split_into_words=True, add_special_tokens=False, padding=True)["input_ids"] == [
+    assert slow.batch_encode_plus([[6], [7, 8]], is_split_into_words=True, add_special_tokens=False, padding=True)[
+        "input_ids"
+    ] == [
         [1, 6],
         [7, 8],
     ]

@@ -12,7 +12,8 @@ FACTORY = "transformers.models.auto.auto_factory"
 
 
 def private_auto_classes(hooks: Hooks) -> None:
-    """Replace AutoConfig, AutoModel..., AutoTokenizer and AutoProcessor by stand-ins that keep registrations to the closure."""
+    """Replace AutoConfig, AutoModel..., AutoTokenizer and AutoProcessor by stand-ins that keep registrations to the
+    closure."""
     registered: dict[Any, Any] = {}
     hooks.replace_class.append(lambda value: _stand_in(value, hooks.closure, registered))
 
@@ -21,7 +22,7 @@ def _stand_in(real: type, closure: str, registered: dict[Any, Any]) -> type | No
     if not real.__module__.startswith("transformers.models.auto") or not real.__name__.startswith("Auto"):
         return None
 
-    def register(cls: type, key: Any, value: Any = None, exist_ok: bool = False, **more: Any) -> None:
+    def register(cls: type, /, key: Any, value: Any = None, exist_ok: bool = False, **more: Any) -> None:
         registered[(real.__name__, key)] = value if value is not None else more
 
     namespace: dict[str, Any] = {"register": classmethod(register), "__module__": __name__, "__doc__": real.__doc__}

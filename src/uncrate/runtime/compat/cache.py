@@ -1,5 +1,8 @@
 """Key-value caches that answer in the language of 4.36 to 4.5x as well."""
 
+# Mixins speak of attributes that their future base classes have; transformers names them at run time.
+# mypy: disable-error-code="attr-defined,misc,union-attr,return-value,arg-type"
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -12,7 +15,8 @@ from uncrate.runtime.compat.hooks import Hooks, Legacy
 
 
 class OldCacheApi(Legacy):
-    """The methods and attributes that caches had; for `Cache` subclasses whose layers hold keys and values [B, H, T, D]."""
+    """The methods and attributes that caches had; for `Cache` subclasses whose layers hold keys and values [B, H, T,
+    D]."""
 
     layers: list[Any]
 
@@ -33,12 +37,12 @@ class OldCacheApi(Legacy):
         return self.get_seq_length()
 
     def get_seq_length(self, layer_idx: int | None = 0) -> int:
-        length: int = super().get_seq_length(layer_idx or 0)  # type: ignore[misc]
+        length: int = super().get_seq_length(layer_idx or 0)
         return length
 
     def get_max_length(self, layer_idx: int | None = None) -> int | None:
         """Return the longest sequence the cache can hold, None (not today's -1) where there is no limit."""
-        limit = super().get_max_length(layer_idx) if self.layers else -1  # type: ignore[misc]
+        limit = super().get_max_length(layer_idx) if self.layers else -1
         return None if limit == -1 else limit
 
     def get_max_cache_shape(self, layer_idx: int | None = None) -> int | None:
@@ -67,7 +71,7 @@ class OldCacheApi(Legacy):
         """Keep the first `max_length` positions; a negative number removes as many from the end, as today."""
         length = self.get_seq_length()
         remove = max_length if max_length < 0 else min(max_length - length, 0)
-        super().crop(remove)  # type: ignore[misc]
+        super().crop(remove)
 
 
 class LegacyDynamicCache(OldCacheApi, DynamicCache):

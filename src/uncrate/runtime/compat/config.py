@@ -1,5 +1,8 @@
 """What old configuration classes expect of `PretrainedConfig`."""
 
+# Mixins speak of attributes that their future base classes have; transformers names them at run time.
+# mypy: disable-error-code="attr-defined,misc,union-attr,return-value,arg-type"
+
 from __future__ import annotations
 
 import copy
@@ -65,7 +68,8 @@ OLD_DEFAULTS: dict[str, Any] = {
 
 
 class ConfigRoot(Legacy):
-    """Answers for an attribute that nobody set: asks each mixin's `_legacy_value` in turn, then gives up as Python does."""
+    """Answers for an attribute that nobody set: asks each mixin's `_legacy_value` in turn, then gives up as Python
+    does."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
@@ -97,7 +101,7 @@ class OldDefaults(Legacy):
     @property
     def use_return_dict(self) -> bool:
         # The installed one logs a deprecation; the old one also knew about torchscript.
-        return bool(self.return_dict) and not self.torchscript  # type: ignore[attr-defined]
+        return bool(self.return_dict) and not self.torchscript
 
 
 def old_defaults(hooks: Hooks) -> None:
@@ -113,7 +117,7 @@ class GenerationValues(Legacy):
 
         known = GenerationConfig._get_default_generation_params().keys() | GENERATION_DEFAULTS.keys()
         written = {name: kwargs[name] for name in list(kwargs) if name in known}
-        super().__post_init__(**kwargs)  # type: ignore[misc]
+        super().__post_init__(**kwargs)
         for name, value in written.items():
             if name not in self.__dict__:
                 setattr(self, name, value)
@@ -130,11 +134,13 @@ class RopeScaling(Legacy):
     def __post_init__(self, **kwargs: Any) -> None:
         new_style = "rope_parameters" in getattr(type(self), "__dataclass_fields__", {}) or "rope_parameters" in kwargs
         if new_style:
-            super().__post_init__(**kwargs)  # type: ignore[misc]
+            super().__post_init__(**kwargs)
             return
         # The installed method would turn these three into rope_parameters and take them away.
-        kept = {name: kwargs.pop(name) for name in ("rope_scaling", "rope_theta", "partial_rotary_factor") if name in kwargs}
-        super().__post_init__(**kwargs)  # type: ignore[misc]
+        kept = {
+            name: kwargs.pop(name) for name in ("rope_scaling", "rope_theta", "partial_rotary_factor") if name in kwargs
+        }
+        super().__post_init__(**kwargs)
         for name, value in kept.items():
             setattr(self, name, value)
 
@@ -150,7 +156,7 @@ class RopeScaling(Legacy):
         if "rope_parameters" in getattr(type(self), "__dataclass_fields__", {}):
             self.rope_parameters = value
             if value is not None and self.__dict__.get("_post_init_done"):
-                self.standardize_rope_params()  # type: ignore[attr-defined]
+                self.standardize_rope_params()
             return
         if isinstance(value, dict):
             value = dict(value)
@@ -169,7 +175,7 @@ class RopeScaling(Legacy):
         return False, None
 
     def to_dict(self) -> dict[str, Any]:
-        made: dict[str, Any] = super().to_dict()  # type: ignore[misc]
+        made: dict[str, Any] = super().to_dict()
         if "_rope_scaling" in made:
             made["rope_scaling"] = made.pop("_rope_scaling")
         return made
@@ -193,7 +199,9 @@ def _new_parameters(config: Any) -> dict[str, Any]:
     if "partial_rotary_factor" in config.__dict__:
         made.setdefault("partial_rotary_factor", config.__dict__["partial_rotary_factor"])
     if made["rope_type"] in ("llama3", "yarn", "longrope"):
-        original = config.__dict__.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+        original = config.__dict__.get("original_max_position_embeddings") or getattr(
+            config, "max_position_embeddings", None
+        )
         made.setdefault("original_max_position_embeddings", original)
     return made
 
@@ -211,7 +219,8 @@ class PlainConfig(Legacy):
 
         following = super().__init__
         if getattr(following, "__func__", None) is PreTrainedConfig.__init__:
-            # The installed __init__ is wrapped once more by validators of new-style fields (layer_types, head_dim, ...).
+            # The installed __init__ is wrapped once more by validators of new-style fields (layer_types, head_dim,
+            # ...).
             getattr(PreTrainedConfig.__init__, "__wrapped__", PreTrainedConfig.__init__)(self, *args, **kwargs)
         else:
             following(*args, **kwargs)
@@ -219,7 +228,7 @@ class PlainConfig(Legacy):
     def validate(self) -> None:
         """Old configs have no rules to break."""
 
-    validate.__is_defined_by_strict_decorator__ = True  # type: ignore[attr-defined]
+    validate.__is_defined_by_strict_decorator__ = True
 
 
 def _same_attributes(self: Any, other: Any) -> bool:

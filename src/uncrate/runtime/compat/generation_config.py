@@ -13,7 +13,8 @@ _DEFAULTS = {**GENERATION_DEFAULTS, "use_cache": True}
 
 
 class LegacyGenerationConfig(GenerationConfig):
-    """`GenerationConfig`, with 4.x's defaults for unset fields when, and only when, the checkpoint's own code reads them.
+    """`GenerationConfig`, with 4.x's defaults for unset fields when, and only when, the checkpoint's own code reads
+    them.
 
     transformers itself must see None: that is how `generate()` tells what nobody set.
     """

@@ -1,7 +1,9 @@
 """What one closure sees instead of the installed transformers: import results, and its class statements.
 
-Nothing here touches transformers itself. A checkpoint's modules import through `Hooks.import_module`, which answers with
-views of transformers' modules: a removed name is given back, a few classes are replaced by subclasses that still speak the
+Nothing here touches transformers itself. A checkpoint's modules import through `Hooks.import_module`, which answers
+with
+views of transformers' modules: a removed name is given back, a few classes are replaced by subclasses that still speak
+the
 old language, shared tables are copied. Their class statements pass through `Hooks.build_class`, which puts our mixins
 between the checkpoint's class and transformers' base class. Code outside the closure never meets any of it.
 """
@@ -12,7 +14,9 @@ import builtins
 import importlib
 import sys
 import types
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -104,7 +108,8 @@ class Hooks:
             return self._views[name]
         removed = self.modules.get(name)
         try:
-            real: ModuleType | None = importlib.import_module(name)
+            with _quiet():
+                real: ModuleType | None = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if removed is None or not (error.name and name.startswith(error.name)):
                 raise
@@ -123,7 +128,8 @@ class Hooks:
         if key in self._made:
             return self._made[key]
         try:
-            value = getattr(real, name) if real is not None else None
+            with _quiet():
+                value = getattr(real, name) if real is not None else None
             found = real is not None
         except (AttributeError, ImportError):
             found = False
@@ -138,7 +144,9 @@ class Hooks:
         if id(value) in self._stand_ins:
             return self._stand_ins[id(value)][1]
         home = getattr(value, "__module__", None)
-        factory = self.replace.get((home if isinstance(home, str) else module, name)) or self.replace.get((module, name))
+        factory = self.replace.get((home if isinstance(home, str) else module, name)) or self.replace.get(
+            (module, name)
+        )
         made = value
         if factory is not None:
             made = factory(value)
@@ -163,7 +171,9 @@ class Hooks:
                 return made
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
-    def build_class(self, body: Callable[..., object], name: str, bases: tuple[Any, ...], keywords: dict[str, Any]) -> type:
+    def build_class(
+        self, body: Callable[..., object], name: str, bases: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> type:
         """Carry out a class statement, with our mixins and edits when it derives from a base class of transformers."""
         resolved = types.resolve_bases(bases)
         kind = _kind(resolved)
@@ -242,9 +252,22 @@ class ModuleView(ModuleType):
     def __dir__(self) -> list[str]:
         own = self.__dict__
         real = own["_real"]
-        listed = list(getattr(real, "__all__", None) or [name for name in dir(real) if not name.startswith("_")]) if real else []
+        listed = (
+            list(getattr(real, "__all__", None) or [name for name in dir(real) if not name.startswith("_")])
+            if real
+            else []
+        )
         added = [*own["_names"], *own["_hooks"].names.get(self.__name__, {})]
         return [*listed, *(name for name in added if name not in listed)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep remarks about deprecated names to ourselves: who runs a checkpoint cannot rewrite its imports."""
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 def _kind(bases: tuple[Any, ...]) -> str | None:

@@ -10,8 +10,11 @@ from uncrate.runtime.compat.hooks import Hooks
 
 LLAMA = "transformers.models.llama.modeling_llama"
 _ATTENTION = re.compile(r"(\w+?)(FlashAttention2|SdpaAttention)")
-# Since 4.48 the attention returns two values and has no rotary embeddings of its own; code of that age must not get the old one.
-_OLD_CALLS = re.compile(r"Llama(FlashAttention2|SdpaAttention)|LLAMA_ATTENTION_CLASSES|\w+,\s*\w+,\s*\w+\s*=\s*self\.\w*attn\w*\(")
+# Since 4.48 the attention returns two values and has no rotary embeddings of its own; code of that age must not get
+# the old one.
+_OLD_CALLS = re.compile(
+    r"Llama(FlashAttention2|SdpaAttention)|LLAMA_ATTENTION_CLASSES|\w+,\s*\w+,\s*\w+\s*=\s*self\.\w*attn\w*\("
+)
 _TABLE = re.compile(r"(\w+)_ATTENTION_CLASSES")
 
 
@@ -59,4 +62,6 @@ def rope_init_default(hooks: Hooks) -> None:
         return {**real, "default": _parts().default_rope_parameters}
 
     hooks.replace[("transformers.modeling_rope_utils", "ROPE_INIT_FUNCTIONS")] = with_default
-    hooks.add_names("transformers.modeling_rope_utils", _compute_default_rope_parameters=lambda: _parts().default_rope_parameters)
+    hooks.add_names(
+        "transformers.modeling_rope_utils", _compute_default_rope_parameters=lambda: _parts().default_rope_parameters
+    )

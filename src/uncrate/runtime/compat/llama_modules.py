@@ -3,6 +3,9 @@
 B batch, T new positions, S all positions, H heads, K key heads, D head size.
 """
 
+# Mixins speak of attributes that their future base classes have; transformers names them at run time.
+# mypy: disable-error-code="attr-defined,misc,union-attr,return-value,arg-type"
+
 from __future__ import annotations
 
 from math import sqrt
@@ -71,7 +74,9 @@ class LlamaRotaryEmbedding(nn.Module):
         return position_ids.float()
 
     @torch.no_grad()
-    def forward(self, x: Tensor, position_ids: Tensor | int | None = None, seq_len: int | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, position_ids: Tensor | int | None = None, seq_len: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return cos and sin in x's dtype."""
         if isinstance(position_ids, Tensor):
             length = seq_len if seq_len is not None else int(position_ids.max()) + 1

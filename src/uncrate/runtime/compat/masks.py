@@ -1,7 +1,11 @@
-"""The attention masks of `transformers.modeling_attn_mask_utils`, on their way out of transformers and warning at every call.
+"""The attention masks of `transformers.modeling_attn_mask_utils`, on their way out of transformers and warning at
+every call.
 
 Masks in: 1 for "look here", [B, S]. Masks out: [B, 1, T, S], zeros and lowest numbers, to add to scores.
 """
+
+# Mixins speak of attributes that their future base classes have; transformers names them at run time.
+# mypy: disable-error-code="attr-defined,misc,union-attr,return-value,arg-type"
 
 from __future__ import annotations
 
@@ -56,7 +60,11 @@ class AttentionMaskConverter:
 
     @staticmethod
     def _make_causal_mask(
-        input_ids_shape: Any, dtype: torch.dtype, device: Any, past_key_values_length: int = 0, sliding_window: int | None = None
+        input_ids_shape: Any,
+        dtype: torch.dtype,
+        device: Any,
+        past_key_values_length: int = 0,
+        sliding_window: int | None = None,
     ) -> Tensor:
         return _make_causal_mask(input_ids_shape, dtype, device, past_key_values_length, sliding_window)
 
@@ -105,7 +113,9 @@ def _prepare_4d_causal_attention_mask(
     if attention_mask.dim() == 2:
         return converter.to_4d(attention_mask, query, dtype, length)
     if tuple(attention_mask.shape) != (batch, 1, query, length):
-        raise ValueError(f"the mask has the shape {tuple(attention_mask.shape)}; {(batch, 1, query, length)} is expected")
+        raise ValueError(
+            f"the mask has the shape {tuple(attention_mask.shape)}; {(batch, 1, query, length)} is expected"
+        )
     inverted = 1.0 - attention_mask
     return inverted.masked_fill(inverted.to(torch.bool), torch.finfo(dtype).min)
 
@@ -141,7 +151,11 @@ def _prepare_4d_attention_mask_for_sdpa(mask: Tensor, dtype: torch.dtype, tgt_le
 
 
 def _create_4d_causal_attention_mask(
-    input_shape: Any, dtype: torch.dtype, device: Any, past_key_values_length: int = 0, sliding_window: int | None = None
+    input_shape: Any,
+    dtype: torch.dtype,
+    device: Any,
+    past_key_values_length: int = 0,
+    sliding_window: int | None = None,
 ) -> Tensor | None:
     """Return the causal mask alone."""
     batch, query = input_shape[0], input_shape[-1]

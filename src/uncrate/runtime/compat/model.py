@@ -38,7 +38,8 @@ class UnfinishedInit(Legacy):
 
 
 class NoGenericInit(Legacy):
-    """A class that says nothing about initialisation kept what its modules did themselves; rotary tables were never rewritten."""
+    """A class that says nothing about initialisation kept what its modules did themselves; rotary tables were never
+    rewritten."""
 
     def _init_weights(self, module: Any) -> None:
         if any(owner.__module__.startswith("transformers.models.") for owner in type(self).__mro__):
@@ -102,9 +103,22 @@ def _accepts(function: Callable[..., Any], *names: str) -> bool:
     return anything or all(name in parameters for name in names)
 
 
+class TiedKeyList(list[str]):
+    """The old list of tied names, with the one method that new code calls on what is a table today."""
+
+    def keys(self) -> list[str]:
+        return list(self)
+
+
 def _edit_tie_weights(body: ClassBody) -> None:
+    if body.kind == "model" and isinstance(body.namespace.get("_tied_weights_keys"), (list, tuple, set)):
+        body.namespace["_tied_weights_keys"] = TiedKeyList(body.namespace["_tied_weights_keys"])
     function = body.namespace.get("tie_weights")
-    if body.kind != "model" or not inspect.isfunction(function) or _accepts(function, "missing_keys", "recompute_mapping"):
+    if (
+        body.kind != "model"
+        or not inspect.isfunction(function)
+        or _accepts(function, "missing_keys", "recompute_mapping")
+    ):
         return
 
     @functools.wraps(function)
@@ -142,7 +156,11 @@ class HeadMasks(Legacy):
         """Return [B, 1, 1 or T, S] of zeros and lowest numbers for a mask [B, S] or [B, T, S]."""
         import torch
 
-        mask = encoder_attention_mask[:, None] if encoder_attention_mask.dim() == 3 else encoder_attention_mask[:, None, None]
+        mask = (
+            encoder_attention_mask[:, None]
+            if encoder_attention_mask.dim() == 3
+            else encoder_attention_mask[:, None, None]
+        )
         dtype = self.dtype  # type: ignore[attr-defined]
         return (1.0 - mask.to(dtype=dtype)) * torch.finfo(dtype).min
 
@@ -153,21 +171,28 @@ class HeadMasks(Legacy):
 
         batch, length = input_shape
         positions = torch.arange(length, device=attention_mask.device)
-        causal = (positions[None, None, :].repeat(batch, length, 1) <= positions[None, :, None]).to(attention_mask.dtype)
+        causal = (positions[None, None, :].repeat(batch, length, 1) <= positions[None, :, None]).to(
+            attention_mask.dtype
+        )
         earlier = attention_mask.shape[1] - length
         if earlier > 0:
             causal = torch.cat([causal.new_ones(batch, length, earlier), causal], dim=-1)
         return causal[:, None] * attention_mask[:, None, None]
 
-    def get_extended_attention_mask(self, attention_mask: Any, input_shape: Any, device: Any = None, dtype: Any = None) -> Any:
-        """Return numbers to add to scores [B, H, T, S] for a mask [B, S] or [B, T, S]; causal when config.is_decoder."""
+    def get_extended_attention_mask(
+        self, attention_mask: Any, input_shape: Any, device: Any = None, dtype: Any = None
+    ) -> Any:
+        """Return numbers to add to scores [B, H, T, S] for a mask [B, S] or [B, T, S]; causal when
+        config.is_decoder."""
         import torch
 
         dtype = dtype if dtype is not None else self.dtype  # type: ignore[attr-defined]
         if attention_mask.dim() == 3:
             mask = attention_mask[:, None]
         elif attention_mask.dim() != 2:
-            raise ValueError(f"attention_mask has the shape {tuple(attention_mask.shape)}; two or three axes are expected")
+            raise ValueError(
+                f"attention_mask has the shape {tuple(attention_mask.shape)}; two or three axes are expected"
+            )
         elif self.config.is_decoder:  # type: ignore[attr-defined]
             mask = self.create_extended_attention_mask_for_decoder(input_shape, attention_mask, device)
         else:
@@ -245,7 +270,7 @@ class ClassAnnotations(Legacy):
             super().__init_subclass__(**kwargs)
         except (NameError, TypeError, AttributeError, SyntaxError):
             # The installed method reads type hints to find config_class; old classes set it themselves.
-            cls.config_class = getattr(cls, "config_class", None)
+            cls.config_class = getattr(cls, "config_class", None)  # type: ignore[attr-defined]
 
 
 def class_annotations(hooks: Hooks) -> None:

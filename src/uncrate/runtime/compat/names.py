@@ -1,5 +1,8 @@
 """Names and modules that left transformers, given back to a checkpoint's imports."""
 
+# Mixins speak of attributes that their future base classes have; transformers names them at run time.
+# mypy: disable-error-code="attr-defined,misc,union-attr,return-value,arg-type"
+
 from __future__ import annotations
 
 import copy
@@ -30,16 +33,44 @@ MOVED = {
     "transformers.models.qwen2.tokenization_qwen2_fast": "transformers.models.qwen2.tokenization_qwen2",
     "transformers.models.t5.tokenization_t5_fast": "transformers.models.t5.tokenization_t5",
     "transformers.models.roberta.tokenization_roberta_fast": "transformers.models.roberta.tokenization_roberta",
-    "transformers.models.xlm_roberta.tokenization_xlm_roberta_fast": "transformers.models.xlm_roberta.tokenization_xlm_roberta",
+    "transformers.models.xlm_roberta.tokenization_xlm_roberta_fast": (
+        "transformers.models.xlm_roberta.tokenization_xlm_roberta"
+    ),
     "transformers.models.bart.tokenization_bart_fast": "transformers.models.bart.tokenization_bart",
 }
 
 # Classes of 4.x that nothing replaces: they may be imported and compared with, not made.
-GONE = """Constraint DisjunctiveConstraint PhrasalConstraint ConstraintListState BeamScorer BeamSearchScorer
-ConstrainedBeamSearchScorer BeamHypotheses HammingDiversityLogitsProcessor ForceTokensLogitsProcessor MaxNewTokensCriteria
-SQuADHead PoolerStartLogits PoolerEndLogits PoolerAnswerClass Conversation ConversationalPipeline AdamW Adafactor
-MambaCache HybridCache OffloadedCache OffloadedStaticCache QuantoQuantizedCache HQQQuantizedCache SlidingWindowCache
-CacheConfig QuantizedCacheConfig StaticCacheConfig""".split()
+GONE = [
+    "Constraint",
+    "DisjunctiveConstraint",
+    "PhrasalConstraint",
+    "ConstraintListState",
+    "BeamScorer",
+    "BeamSearchScorer",
+    "ConstrainedBeamSearchScorer",
+    "BeamHypotheses",
+    "HammingDiversityLogitsProcessor",
+    "ForceTokensLogitsProcessor",
+    "MaxNewTokensCriteria",
+    "SQuADHead",
+    "PoolerStartLogits",
+    "PoolerEndLogits",
+    "PoolerAnswerClass",
+    "Conversation",
+    "ConversationalPipeline",
+    "AdamW",
+    "Adafactor",
+    "MambaCache",
+    "HybridCache",
+    "OffloadedCache",
+    "OffloadedStaticCache",
+    "QuantoQuantizedCache",
+    "HQQQuantizedCache",
+    "SlidingWindowCache",
+    "CacheConfig",
+    "QuantizedCacheConfig",
+    "StaticCacheConfig",
+]
 
 # Output classes that were merged into one.
 OUTPUTS = {
@@ -56,6 +87,18 @@ DOCUMENTATION = (
     "add_end_docstrings",
     "replace_return_docstrings",
     "replace_list_option_in_docstrings",
+)
+
+# Where names that a module only passed on are at home.
+HOMES = (
+    ".utils",
+    ".modeling_outputs",
+    ".tokenization_utils_base",
+    ".image_utils",
+    ".video_utils",
+    ".processing_utils",
+    ".generation.utils",
+    ".pytorch_utils",
 )
 
 _AVAILABLE = re.compile(r"is_\w+_availa?ble")
@@ -101,11 +144,19 @@ def removed_names(hooks: Hooks) -> None:
         "get_device_map": lambda: torch_helpers.get_device_map,
     }
     gone = {name: (lambda name=name: _gone(name)) for name in GONE}
-    hooks.modules["transformers.generation.beam_search"] = {name: gone[name] for name in GONE if "Beam" in name or "Constraint" in name}
+    hooks.modules["transformers.generation.beam_search"] = {
+        name: gone[name] for name in GONE if "Beam" in name or "Constraint" in name
+    }
     hooks.modules["transformers.generation_beam_search"] = hooks.modules["transformers.generation.beam_search"]
-    hooks.modules["transformers.generation.beam_constraints"] = {name: gone[name] for name in GONE if "Constraint" in name}
-    hooks.modules["transformers.onnx"] = dict.fromkeys(("OnnxConfig", "OnnxConfigWithPast", "OnnxSeq2SeqConfigWithPast", "PatchingSpec"), _onnx_class)
-    hooks.modules["transformers.onnx.utils"] = {"compute_effective_axis_dimension": lambda: torch_helpers.compute_effective_axis_dimension}
+    hooks.modules["transformers.generation.beam_constraints"] = {
+        name: gone[name] for name in GONE if "Constraint" in name
+    }
+    hooks.modules["transformers.onnx"] = dict.fromkeys(
+        ("OnnxConfig", "OnnxConfigWithPast", "OnnxSeq2SeqConfigWithPast", "PatchingSpec"), _onnx_class
+    )
+    hooks.modules["transformers.onnx.utils"] = {
+        "compute_effective_axis_dimension": lambda: torch_helpers.compute_effective_axis_dimension
+    }
     hooks.modules["transformers.utils.fx"] = {"symbolic_trace": lambda: _unavailable}
     for name in DOCUMENTATION:
         hooks.replace[("transformers.utils.doc", name)] = lambda real: decorator_of_nothing
@@ -125,14 +176,18 @@ def removed_names(hooks: Hooks) -> None:
 def _everywhere() -> dict[str, Callable[[], Any]]:
     from uncrate.runtime.compat import torch_helpers
 
-    made: dict[str, Callable[[], Any]] = {name: lambda: decorator_of_nothing for name in (*DOCUMENTATION, "deprecate_kwarg")}
+    made: dict[str, Callable[[], Any]] = {
+        name: lambda: decorator_of_nothing for name in (*DOCUMENTATION, "deprecate_kwarg")
+    }
     for name in torch_helpers.GIVEN_BACK:
         made[name] = lambda name=name: getattr(torch_helpers, name)
     made["is_torch_available"] = lambda: lambda: True
     made["is_safetensors_available"] = made["is_torch_available"]
     made["cached_property"] = lambda: importlib.import_module("functools").cached_property
     made["LossKwargs"] = lambda: importlib.import_module("transformers.utils").TransformersKwargs
-    made["FlashAttentionKwargs"] = lambda: importlib.import_module("transformers.modeling_flash_attention_utils").FlashAttentionKwargs
+    made["FlashAttentionKwargs"] = lambda: (
+        importlib.import_module("transformers.modeling_flash_attention_utils").FlashAttentionKwargs
+    )
     made["LogitsWarper"] = lambda: importlib.import_module("transformers.generation.logits_process").LogitsProcessor
     made["SpecialTokensMixin"] = lambda: type("SpecialTokensMixin", (), {"__module__": __name__})
     return made
@@ -166,10 +221,11 @@ def _guess_by_form(module: str, name: str) -> Any:
 def _guess_by_home(module: str, name: str) -> Any:
     """Answer a name that a module only passed on: it is looked up where it lives."""
     import torch
-    import transformers
 
-    for home in (transformers, "transformers.utils", "transformers.modeling_outputs", "transformers.tokenization_utils_base"):
-        place = importlib.import_module(home) if isinstance(home, str) else home
+    if name.endswith("FeatureExtractor"):
+        name = f"{name.removesuffix('FeatureExtractor')}ImageProcessor"
+    for home in ("", *HOMES):
+        place = importlib.import_module(f"transformers{home}")
         try:
             found = getattr(place, name)
         except (AttributeError, ImportError):

@@ -21,7 +21,8 @@ PARTS = {
 
 
 class OldProcessor(Legacy):
-    """`attributes` and `<attribute>_class` say what a processor is made of; the parts may be the checkpoint's own classes."""
+    """`attributes` and `<attribute>_class` say what a processor is made of; the parts may be the checkpoint's own
+    classes."""
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -81,7 +82,8 @@ def _closure_class(owner: type, reference: str) -> Any:
 
 
 class OldImageProcessor(Legacy):
-    """`rescale`, `normalize` and `center_crop` on numpy images [H, W, C] or [C, H, W], as every image processor had them."""
+    """`rescale`, `normalize` and `center_crop` on numpy images [H, W, C] or [C, H, W], as every image processor had
+    them."""
 
     def rescale(self, image: Any, scale: float, **options: Any) -> Any:
         return self._transform("rescale", image, scale=scale, **options)

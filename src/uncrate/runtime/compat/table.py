@@ -51,7 +51,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "removed_attention_classes",
-        "LlamaFlashAttention2, *SdpaAttention, *_ATTENTION_CLASSES and the scaled rotary classes of transformers' own models",
+        "LlamaFlashAttention2, *SdpaAttention, *_ATTENTION_CLASSES and the scaled rotary classes of "
+        "transformers' own models",
         "4.48",
         _from("llama", "removed_attention_classes"),
         r"\w+(FlashAttention2|SdpaAttention|_ATTENTION_CLASSES|ScalingRotaryEmbedding)",
@@ -72,7 +73,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "private_tables",
-        "SLOW_TO_FAST_CONVERTERS, ALL_LAYERNORM_LAYERS and the like as the checkpoint's own copies, so that it may write to them",
+        "SLOW_TO_FAST_CONVERTERS, ALL_LAYERNORM_LAYERS and the like as the checkpoint's own copies, so that "
+        "it may write to them",
         "scope",
         _from("names", "private_tables"),
         r"SLOW_TO_FAST_CONVERTERS|ALL_LAYERNORM_LAYERS",
@@ -86,14 +88,17 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "config_old_defaults",
-        "PretrainedConfig's old defaults (pad_token_id, is_decoder, torchscript, use_cache, ...) and generation defaults (max_length, ...)",
+        "PretrainedConfig's old defaults (pad_token_id, is_decoder, torchscript, use_cache, ...) and "
+        "generation defaults (max_length, ...)",
         "5.0",
         _from("config", "old_defaults"),
-        r"config\.(max_length|num_beams|pad_token_id|eos_token_id|is_decoder|torchscript|use_cache|add_cross_attention|use_return_dict)",
+        r"config\.(max_length|num_beams|pad_token_id|eos_token_id|is_decoder|torchscript|use_cache|"
+        r"add_cross_attention|use_return_dict)",
     ),
     Shim(
         "config_generation_values",
-        "generation values written in config.json (use_cache, num_beams, forced_bos_token_id) stay on the config and reach generation",
+        "generation values written in config.json (use_cache, num_beams, forced_bos_token_id) stay on the "
+        "config and reach generation",
         "5.0",
         _from("config", "generation_values"),
         r"PretrainedConfig|PreTrainedConfig",
@@ -107,7 +112,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "config_plain_class",
-        "a config class that is no dataclass: a subclass without __init__ keeps its parent's, any annotation and any value are allowed",
+        "a config class that is no dataclass: a subclass without __init__ keeps its parent's, any annotation "
+        "and any value are allowed",
         "5.0",
         _from("config", "plain_class"),
         r"class \w+\((\w+\.)?(PretrainedConfig|PreTrainedConfig|\w+Config)\)",
@@ -135,7 +141,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "tied_keys_list",
-        "_tied_weights_keys as a list, tie_weights() without arguments, _tie_or_clone_weights, no output embeddings unless the class says so",
+        "_tied_weights_keys as a list, tie_weights() without arguments, _tie_or_clone_weights, no output "
+        "embeddings unless the class says so",
         "5.0",
         _from("model", "tied_keys_list"),
         r"_tied_weights_keys|tie_weights|get_output_embeddings",
@@ -149,7 +156,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "removed_model_methods",
-        "_set_gradient_checkpointing(module, value), prune_heads, _convert_head_mask_to_5d, warn_if_padding..., dummy names",
+        "_set_gradient_checkpointing(module, value), prune_heads, _convert_head_mask_to_5d, "
+        "warn_if_padding..., dummy names",
         "5.0",
         _from("model", "removed_methods"),
         r"_set_gradient_checkpointing|prune_heads",
@@ -177,7 +185,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "generate_old_inputs",
-        "what generate() passed: an all-ones mask, no ready-made position ids, cache_position where it is asked for, no new arguments",
+        "what generate() passed: an all-ones mask, no ready-made position ids, cache_position where it is "
+        "asked for, no new arguments",
         "5.0",
         _from("generation", "old_inputs"),
         r"def prepare_inputs_for_generation",
@@ -193,21 +202,21 @@ SHIMS: tuple[Shim, ...] = (
         "extract_past",
         "_extract_past_from_model_output, with and without standardize_cache_format",
         "4.5x",
-        _from("generation", "extract_past"),
+        _from("generation_parts", "extract_past"),
         r"_extract_past_from_model_output",
     ),
     Shim(
         "generation_config_none",
         "GenerationConfig fields that are never None when the checkpoint's code reads them",
         "5.0",
-        _from("generation", "generation_config"),
+        _from("generation_parts", "generation_config"),
         r"generation_config",
     ),
     Shim(
         "removed_generation_methods",
         "greedy_search, sample, _get_logits_warper, _expand_inputs_for_generation and others that chat methods call",
         "4.4x to 5.0",
-        _from("generation", "removed_methods"),
+        _from("generation_parts", "removed_methods"),
         r"_get_logits_warper|greedy_search|_get_stopping_criteria|\.sample\(",
     ),
     Shim(
@@ -226,16 +235,18 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "tokenizer_old_methods",
-        "encode_plus, batch_encode_plus, prepare_for_model, _batch_encode_plus, additional_special_tokens, as_target_tokenizer",
+        "encode_plus, batch_encode_plus, prepare_for_model, _batch_encode_plus, additional_special_tokens, "
+        "as_target_tokenizer",
         "5.0",
         _from("tokenizer", "old_methods"),
         r"encode_plus|additional_special_tokens|prepare_for_model",
     ),
     Shim(
         "tokenizer_old_signatures",
-        "_pad without padding_side, tokenize and _tokenize that forward or refuse keywords, convert_tokens_to_string, _decode",
+        "_pad without padding_side, tokenize and _tokenize that forward or refuse keywords, "
+        "convert_tokens_to_string, _decode",
         "4.4x to 5.0",
-        _from("tokenizer", "old_signatures"),
+        _from("tokenizer_text", "old_signatures"),
         r"def _pad|def tokenize|def _decode",
     ),
     Shim(

@@ -1,4 +1,8 @@
-"""Tokenizers made from the files of a checkpoint as 4.x made them: every value of tokenizer_config.json under its own name."""
+"""Tokenizers made from the files of a checkpoint as 4.x made them: every value of tokenizer_config.json under its own
+name."""
+
+# Mixins speak of attributes that their future base classes have; transformers names them at run time.
+# mypy: disable-error-code="attr-defined,misc,union-attr,return-value,arg-type"
 
 from __future__ import annotations
 
@@ -26,7 +30,12 @@ class OldFiles(Legacy):
 
     @classmethod
     def _from_pretrained(
-        cls: Any, resolved_vocab_files: dict[str, Any], name: Any, init_configuration: dict[str, Any], *init_inputs: Any, **options: Any
+        cls: Any,
+        resolved_vocab_files: dict[str, Any],
+        name: Any,
+        init_configuration: dict[str, Any],
+        *init_inputs: Any,
+        **options: Any,
     ) -> Any:
         files = dict(resolved_vocab_files)
         for key in ("token", "cache_dir", "local_files_only", "_is_local", "trust_remote_code"):
@@ -72,7 +81,10 @@ def _added_tokens(
     from tokenizers import AddedToken
 
     if "added_tokens_decoder" in given:
-        return {int(id_): AddedToken(**token) if isinstance(token, dict) else token for id_, token in given["added_tokens_decoder"].items()}
+        return {
+            int(id_): AddedToken(**token) if isinstance(token, dict) else token
+            for id_, token in given["added_tokens_decoder"].items()
+        }
     for key, value in special.items():
         if options.get(key):
             continue
@@ -96,12 +108,15 @@ def _accepted(cls: type, given: dict[str, Any], files: tuple[str, ...]) -> dict[
     """Leave out the paths of files that a constructor has no parameter for, when it takes no others either."""
     parameters = inspect.signature(cls.__init__).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return {key: value for key, value in given.items() if key not in files or value is not None or key in parameters}
+        return {
+            key: value for key, value in given.items() if key not in files or value is not None or key in parameters
+        }
     return {key: value for key, value in given.items() if key in parameters}
 
 
 class FastFromSlow(Legacy):
-    """A fast tokenizer comes from tokenizer.json as it stands, else from its slow class through the converter of that class."""
+    """A fast tokenizer comes from tokenizer.json as it stands, else from its slow class through the converter of that
+    class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         path = kwargs.get("tokenizer_file")
@@ -120,15 +135,19 @@ class FastFromSlow(Legacy):
         if path is not None and Path(path).is_file():
             return kwargs
         slow_class = getattr(cls, "slow_tokenizer_class", None)
-        if isinstance(slow_class, type) and closure_of(slow_class.__module__) is not None and _converter(slow_class) is not None:
+        if (
+            isinstance(slow_class, type)
+            and closure_of(slow_class.__module__) is not None
+            and _converter(slow_class) is not None
+        ):
             return kwargs
-        made: dict[str, Any] = super().convert_to_native_format(trust_remote_code=True, **kwargs)  # type: ignore[misc]
+        made: dict[str, Any] = super().convert_to_native_format(trust_remote_code=True, **kwargs)
         return made
 
     def update_post_processor(self) -> None:
         # The base class had none: what tokenizer.json says about added tokens stood, whatever add_bos_token was.
         if any(owner.__module__.startswith("transformers.models.") for owner in type(self).__mro__):
-            super().update_post_processor()  # type: ignore[misc]
+            super().update_post_processor()
 
 
 def _converter(slow_class: type) -> Any:

@@ -1,4 +1,5 @@
-"""Small functions that transformers offered until 4.x and old modelling code still calls; written from their contracts."""
+"""Small functions that transformers offered until 4.x and old modelling code still calls; written from their
+contracts."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ GIVEN_BACK = (
     "SequenceSummary",
     "isin_mps_friendly",
     "torch_int_div",
+    "create_position_ids_from_input_ids",
 )
 
 
@@ -32,7 +34,8 @@ def _make_causal_mask(
     past_key_values_length: int = 0,
     sliding_window: int | None = None,
 ) -> Tensor:
-    """Return [B, 1, T, past + T]: 0 where a position may look, the lowest number elsewhere; bool for bloom's own dtype."""
+    """Return [B, 1, T, past + T]: 0 where a position may look, the lowest number elsewhere; bool for bloom's own
+    dtype."""
     if isinstance(dtype, torch.device):
         # Bloom's variant: (shape, device, past_key_values_length) -> bool, true where hidden.
         past, where = (int(device or 0) if not isinstance(device, torch.device) else past_key_values_length), dtype
@@ -109,9 +112,13 @@ def top_k_top_p_filtering(
 
     no_ids: Any = None
     if top_k > 0:
-        logits = TopKLogitsWarper(top_k, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep)(no_ids, logits)
+        logits = TopKLogitsWarper(top_k, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep)(
+            no_ids, logits
+        )
     if 0 <= top_p < 1.0:
-        logits = TopPLogitsWarper(top_p, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep)(no_ids, logits)
+        logits = TopPLogitsWarper(top_p, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep)(
+            no_ids, logits
+        )
     return logits
 
 
@@ -144,13 +151,22 @@ def torch_int_div(tensor1: Any, tensor2: Any) -> Any:
     return torch.div(tensor1, tensor2, rounding_mode="floor")
 
 
+def create_position_ids_from_input_ids(input_ids: Tensor, padding_idx: int, past_key_values_length: int = 0) -> Tensor:
+    """Return positions [B, T] that start after `padding_idx` and skip padding."""
+    mask = input_ids.ne(padding_idx).int()
+    positions = (torch.cumsum(mask, dim=1).type_as(mask) + past_key_values_length) * mask
+    return positions.long() + padding_idx
+
+
 class SequenceSummary(nn.Module):
     """One vector for a sequence: the state [B, T, D] at the last, the first, or the given position, or the mean."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.summary_type = getattr(config, "summary_type", "last")
-        size = getattr(config, "num_labels", 0) if getattr(config, "summary_proj_to_labels", False) else config.hidden_size
+        size = (
+            getattr(config, "num_labels", 0) if getattr(config, "summary_proj_to_labels", False) else config.hidden_size
+        )
         project = getattr(config, "summary_use_proj", False)
         self.summary: nn.Module = nn.Linear(config.hidden_size, size) if project else nn.Identity()
         tanh = getattr(config, "summary_activation", None) == "tanh"

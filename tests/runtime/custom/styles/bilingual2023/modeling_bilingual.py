@@ -1,5 +1,7 @@
 """Sequence first, tuples as cache, a scripted rotary embedding, no post_init(), its own update of generation inputs."""
 
+# ruff: noqa
+
 import math
 from typing import Any
 
@@ -119,7 +121,9 @@ class BilingualModel(BilingualPreTrainedModel):
     def get_input_embeddings(self):
         return self.embedding
 
-    def forward(self, input_ids, position_ids=None, attention_mask=None, past_key_values=None, use_cache=None, return_dict=None):
+    def forward(
+        self, input_ids, position_ids=None, attention_mask=None, past_key_values=None, use_cache=None, return_dict=None
+    ):
         use_cache = use_cache if use_cache is not None else self.config.use_cache
         return_dict = return_dict if return_dict is not None else self.config.use_return_dict
         x = self.embedding(input_ids).transpose(0, 1)
@@ -169,7 +173,14 @@ class BilingualForConditionalGeneration(BilingualPreTrainedModel):
         return model_kwargs
 
     def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, attention_mask=None, position_ids=None, use_cache=None, is_first_forward=True, **kwargs
+        self,
+        input_ids,
+        past_key_values=None,
+        attention_mask=None,
+        position_ids=None,
+        use_cache=None,
+        is_first_forward=True,
+        **kwargs,
     ):
         if position_ids is None:
             position_ids = self.get_position_ids(input_ids, device=input_ids.device)

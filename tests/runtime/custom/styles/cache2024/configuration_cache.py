@@ -1,5 +1,7 @@
 """A decoder of early 2024; it has a sliding window that its masks do not use."""
 
+# ruff: noqa
+
 from transformers import PretrainedConfig
 
 

@@ -1,5 +1,7 @@
 """Cache objects of 4.36 to 4.4x: from and to tuples, usable length, seen tokens; masks by transformers' own helper."""
 
+# ruff: noqa
+
 import math
 
 import torch
@@ -61,7 +63,9 @@ class CacheAttention(nn.Module):
             k, v = past_key_value.update(k, v, self.layer_idx, {"sin": sin, "cos": cos})
         scores = q @ k.transpose(2, 3) / math.sqrt(self.size)
         if attention_mask.size() != (batch, 1, length, total):
-            raise ValueError(f"Attention mask should be of size {(batch, 1, length, total)}, but is {attention_mask.size()}")
+            raise ValueError(
+                f"Attention mask should be of size {(batch, 1, length, total)}, but is {attention_mask.size()}"
+            )
         out = ((scores + attention_mask).softmax(-1) @ v).transpose(1, 2).reshape(batch, length, -1)
         return self.dense(out), past_key_value
 
@@ -125,11 +129,23 @@ class CacheForCausalLM(CachePreTrainedModel):
     def get_output_embeddings(self):
         return self.lm_head
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None, return_dict=None):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        use_cache=None,
+        return_dict=None,
+    ):
         out = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache)
-        return CausalLMOutputWithPast(logits=self.lm_head(out.last_hidden_state).float(), past_key_values=out.past_key_values)
+        return CausalLMOutputWithPast(
+            logits=self.lm_head(out.last_hidden_state).float(), past_key_values=out.past_key_values
+        )
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs
+    ):
         if past_key_values is not None:
             if isinstance(past_key_values, Cache):
                 cache_length = past_key_values.get_seq_length()

@@ -1,5 +1,7 @@
 """GLM-4V's config as its publisher's code has it: every key an argument, derived names set beside them."""
 
+# ruff: noqa
+
 from transformers import PretrainedConfig
 
 

@@ -1,9 +1,10 @@
 """GLM-4V's language model in its publisher's manner: module-level jit switches, skip_init, tuples, its own generation hooks."""
 
+# ruff: noqa
+
 import copy
-import math
 import sys
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import CrossEntropyLoss
 from torch.nn.utils import skip_init
 from transformers.generation.logits_process import LogitsProcessor
-from transformers.generation.utils import GenerationConfig, LogitsProcessorList, ModelOutput, StoppingCriteriaList  # noqa: F401
+from transformers.generation.utils import GenerationConfig, LogitsProcessorList, ModelOutput, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import is_torch_npu_available, logging
@@ -51,7 +52,9 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, max_seq_len, offset=0):
         base = 10000 * self.rope_ratio
-        theta = 1.0 / (base ** (torch.arange(0, self.dim, 2, dtype=torch.float, device=self.inv_freq.device) / self.dim))
+        theta = 1.0 / (
+            base ** (torch.arange(0, self.dim, 2, dtype=torch.float, device=self.inv_freq.device) / self.dim)
+        )
         angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float, device=self.inv_freq.device), theta).float()
         return torch.stack([torch.cos(angles), torch.sin(angles)], dim=-1).to(self.inv_freq.dtype)
 
@@ -95,13 +98,19 @@ class SelfAttention(torch.nn.Module):
     def __init__(self, config: ChatGLMConfig, layer_number, device=None):
         super().__init__()
         self.layer_number = max(1, layer_number)
-        self.heads, self.groups, self.size = config.num_attention_heads, config.multi_query_group_num, config.kv_channels
+        self.heads, self.groups, self.size = (
+            config.num_attention_heads,
+            config.multi_query_group_num,
+            config.kv_channels,
+        )
         self.projection_size = self.heads * self.size
         self.qkv_hidden_size = self.projection_size + 2 * self.size * self.groups
         bias = config.add_bias_linear or config.add_qkv_bias
         more = _config_to_kwargs(config)
         self.query_key_value = nn.Linear(config.hidden_size, self.qkv_hidden_size, bias=bias, device=device, **more)
-        self.dense = nn.Linear(self.projection_size, config.hidden_size, bias=config.add_bias_linear, device=device, **more)
+        self.dense = nn.Linear(
+            self.projection_size, config.hidden_size, bias=config.add_bias_linear, device=device, **more
+        )
 
     def forward(self, hidden_states, attention_mask, rotary_pos_emb, kv_cache=None, use_cache=True):
         batch, length, _ = hidden_states.shape
@@ -146,7 +155,9 @@ class GLMBlock(torch.nn.Module):
         self.mlp = MLP(config, device=device)
 
     def forward(self, hidden_states, attention_mask, rotary_pos_emb, kv_cache=None, use_cache=True):
-        out, kv_cache = self.self_attention(self.input_layernorm(hidden_states), attention_mask, rotary_pos_emb, kv_cache, use_cache)
+        out, kv_cache = self.self_attention(
+            self.input_layernorm(hidden_states), attention_mask, rotary_pos_emb, kv_cache, use_cache
+        )
         hidden_states = hidden_states + out
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), kv_cache
 
@@ -157,9 +168,11 @@ class GLMTransformer(torch.nn.Module):
         self.num_layers = config.num_layers
         self.layers = torch.nn.ModuleList([GLMBlock(config, i + 1, device=device) for i in range(self.num_layers)])
         kind = RMSNorm if config.rmsnorm else nn.LayerNorm
-        self.final_layernorm = kind(config.hidden_size, eps=config.layernorm_epsilon, device=device, dtype=config.torch_dtype)
+        self.final_layernorm = kind(
+            config.hidden_size, eps=config.layernorm_epsilon, device=device, dtype=config.torch_dtype
+        )
 
-    def forward(self, hidden_states, attention_mask, rotary_pos_emb, kv_caches=None, use_cache: Optional[bool] = True):
+    def forward(self, hidden_states, attention_mask, rotary_pos_emb, kv_caches=None, use_cache: bool | None = True):
         if not kv_caches:
             kv_caches = [None for _ in range(self.num_layers)]
         presents = () if use_cache else None
@@ -213,7 +226,7 @@ class Embedding(torch.nn.Module):
         return self.word_embeddings(input_ids)
 
 
-def is_empty(images_list: Optional[list[list[torch.Tensor]]]):
+def is_empty(images_list: list[list[torch.Tensor]] | None):
     if images_list is None or len(images_list) == 0:
         return True
     return all(image_list is None for image_list in images_list)
@@ -229,8 +242,12 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.multi_query_group_num = config.multi_query_group_num
         self.kv_channels = config.kv_channels
         self.seq_length = config.seq_length
-        rotary_dim = config.hidden_size // config.num_attention_heads if config.kv_channels is None else config.kv_channels
-        self.rotary_pos_emb = RotaryEmbedding(rotary_dim // 2, rope_ratio=config.rope_ratio, device=device, dtype=config.torch_dtype)
+        rotary_dim = (
+            config.hidden_size // config.num_attention_heads if config.kv_channels is None else config.kv_channels
+        )
+        self.rotary_pos_emb = RotaryEmbedding(
+            rotary_dim // 2, rope_ratio=config.rope_ratio, device=device, dtype=config.torch_dtype
+        )
         self.encoder = init_method(GLMTransformer, config, **init_kwargs)
         self.output_layer = init_method(
             nn.Linear, config.hidden_size, config.padded_vocab_size, bias=False, dtype=config.torch_dtype, **init_kwargs
@@ -247,13 +264,13 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self,
         input_ids: torch.LongTensor = None,
         images: torch.Tensor = None,
-        position_ids: Optional[torch.Tensor] = None,
-        attention_mask: Optional[torch.BoolTensor] = None,
-        past_key_values: Optional[tuple] = None,
-        inputs_embeds: Optional[torch.Tensor] = None,
-        use_cache: Optional[bool] = None,
-        output_hidden_states: Optional[bool] = None,
-        return_dict: Optional[bool] = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.BoolTensor | None = None,
+        past_key_values: tuple | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ):
         if past_key_values is None and not is_empty(images):
             image_size, patch_size = self.config.vision_config["image_size"], self.config.vision_config["patch_size"]
@@ -267,9 +284,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
                 assert eoi - boi == 2
                 new_embeds.append(torch.cat((inputs_embeds[i, :boi], images_features[i], inputs_embeds[i, eoi + 1 :])))
                 places = position_ids[i]
-                new_positions.append(
-                    torch.cat((places[: boi + 1], places[boi + 1].repeat(num_patches), places[eoi:]))
-                )
+                new_positions.append(torch.cat((places[: boi + 1], places[boi + 1].repeat(num_patches), places[eoi:])))
             inputs_embeds, position_ids = torch.stack(new_embeds, dim=0), torch.stack(new_positions, dim=0)
         use_cache = use_cache if use_cache is not None else self.config.use_cache
         return_dict = return_dict if return_dict is not None else self.config.use_return_dict
@@ -284,7 +299,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         rotary_pos_emb = self.rotary_pos_emb(self.seq_length)
         rotary_pos_emb = rotary_pos_emb[position_ids] if position_ids is not None else rotary_pos_emb[None, :seq_length]
         hidden_states, presents = self.encoder(
-            inputs_embeds, full_attention_mask, rotary_pos_emb=rotary_pos_emb, kv_caches=past_key_values, use_cache=use_cache
+            inputs_embeds,
+            full_attention_mask,
+            rotary_pos_emb=rotary_pos_emb,
+            kv_caches=past_key_values,
+            use_cache=use_cache,
         )
         if not return_dict:
             return tuple(v for v in (hidden_states, presents) if v is not None)
@@ -317,11 +336,11 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel):
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
-        images: Optional[torch.Tensor] = None,
-        past_key_values: Optional[torch.Tensor] = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        position_ids: Optional[torch.Tensor] = None,
-        use_cache: Optional[bool] = None,
+        images: torch.Tensor | None = None,
+        past_key_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        use_cache: bool | None = None,
         is_first_forward: bool = True,
         **kwargs,
     ) -> dict:
@@ -353,18 +372,18 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Optional[torch.Tensor] = None,
-        images: Optional[list[list[torch.Tensor]]] = None,
-        position_ids: Optional[torch.Tensor] = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        past_key_values: Optional[tuple[torch.FloatTensor]] = None,
-        inputs_embeds: Optional[torch.Tensor] = None,
-        labels: Optional[torch.Tensor] = None,
-        use_cache: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
-        output_hidden_states: Optional[bool] = None,
-        return_dict: Optional[bool] = None,
-        return_last_logit: Optional[bool] = False,
+        input_ids: torch.Tensor | None = None,
+        images: list[list[torch.Tensor]] | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: tuple[torch.FloatTensor] | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        return_last_logit: bool | None = False,
     ):
         use_cache = use_cache if use_cache is not None else self.config.use_cache
         return_dict = return_dict if return_dict is not None else self.config.use_return_dict
@@ -392,12 +411,15 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel):
     @staticmethod
     def _reorder_cache(past, beam_idx: torch.LongTensor):
         return tuple(
-            (layer[0].index_select(0, beam_idx.to(layer[0].device)), layer[1].index_select(0, beam_idx.to(layer[1].device)))
+            (
+                layer[0].index_select(0, beam_idx.to(layer[0].device)),
+                layer[1].index_select(0, beam_idx.to(layer[1].device)),
+            )
             for layer in past
         )
 
     @torch.inference_mode()
-    def stream_generate(self, input_ids, generation_config: Optional[GenerationConfig] = None, images=None, **kwargs):
+    def stream_generate(self, input_ids, generation_config: GenerationConfig | None = None, images=None, **kwargs):
         if generation_config is None:
             generation_config = self.generation_config
         generation_config = copy.deepcopy(generation_config)
@@ -416,7 +438,9 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel):
             prefix_allowed_tokens_fn=None,
             logits_processor=processors,
         )
-        criteria = self._get_stopping_criteria(generation_config=generation_config, stopping_criteria=StoppingCriteriaList())
+        criteria = self._get_stopping_criteria(
+            generation_config=generation_config, stopping_criteria=StoppingCriteriaList()
+        )
         warper = self._get_logits_warper(generation_config)
         model_kwargs["images"] = images
         model_kwargs["attention_mask"] = torch.ones_like(input_ids)

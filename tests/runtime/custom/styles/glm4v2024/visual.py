@@ -1,5 +1,7 @@
 """The vision tower, written for a namespace config: norms after the branches, a gated projector, begin and end vectors."""
 
+# ruff: noqa
+
 from argparse import Namespace
 
 import torch
@@ -14,7 +16,9 @@ def attend(q, k, v):
 class PatchEmbedding(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size)
+        self.proj = nn.Conv2d(
+            config.in_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
         self.cls_embedding = nn.Parameter(torch.zeros(1, config.hidden_size))
         self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
 

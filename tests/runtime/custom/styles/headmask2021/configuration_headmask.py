@@ -1,5 +1,7 @@
 """A decoder of 2021: GPT-2's names behind an attribute map, an export config nobody uses."""
 
+# ruff: noqa
+
 from collections import OrderedDict
 
 from transformers.configuration_utils import PretrainedConfig

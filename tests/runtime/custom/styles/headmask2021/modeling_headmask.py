@@ -1,5 +1,7 @@
 """Causal masks as persistent buffers, head masks, pruning helpers, drop rates by .item(), a head that ties itself."""
 
+# ruff: noqa
+
 import math
 
 import torch
@@ -77,7 +79,9 @@ class HeadMaskModel(HeadMaskPreTrainedModel):
     def get_input_embeddings(self):
         return self.wte
 
-    def forward(self, input_ids, past_key_values=None, attention_mask=None, position_ids=None, head_mask=None, use_cache=None):
+    def forward(
+        self, input_ids, past_key_values=None, attention_mask=None, position_ids=None, head_mask=None, use_cache=None
+    ):
         use_cache = use_cache if use_cache is not None else self.config.use_cache
         seen = past_key_values[0][0].size(-2) if past_key_values is not None else 0
         length = input_ids.shape[-1]
@@ -128,7 +132,14 @@ class HeadMaskForCausalLM(HeadMaskPreTrainedModel):
         }
 
     def forward(
-        self, input_ids=None, past_key_values=None, attention_mask=None, position_ids=None, head_mask=None, use_cache=None, return_dict=None
+        self,
+        input_ids=None,
+        past_key_values=None,
+        attention_mask=None,
+        position_ids=None,
+        head_mask=None,
+        use_cache=None,
+        return_dict=None,
     ):
         out = self.transformer(input_ids, past_key_values, attention_mask, position_ids, head_mask, use_cache)
         return CausalLMOutputWithPast(logits=self.lm_head(out.last_hidden_state), past_key_values=out.past_key_values)

@@ -1,5 +1,7 @@
 """Borrows transformers' Llama attention by the names of 4.4x, asks for cache_position, and subclasses LlamaConfig."""
 
+# ruff: noqa
+
 import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
@@ -16,7 +18,9 @@ class BorrowedConfig(LlamaConfig):
     def __init__(self, vocab_size=64, hidden_size=16, attn="eager", **kwargs):
         self.attn = attn
         given = {"intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-        super().__init__(vocab_size=vocab_size, hidden_size=hidden_size, max_position_embeddings=64, **{**given, **kwargs})
+        super().__init__(
+            vocab_size=vocab_size, hidden_size=hidden_size, max_position_embeddings=64, **{**given, **kwargs}
+        )
 
 
 class BorrowedLayer(nn.Module):
@@ -85,7 +89,14 @@ class BorrowedForCausalLM(PreTrainedModel):
         return CausalLMOutputWithPast(logits=self.head(x), past_key_values=past_key_values)
 
     def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, attention_mask=None, cache_position=None, position_ids=None, use_cache=True, **kwargs
+        self,
+        input_ids,
+        past_key_values=None,
+        attention_mask=None,
+        cache_position=None,
+        position_ids=None,
+        use_cache=True,
+        **kwargs,
     ):
         if past_key_values is not None:
             assert isinstance(past_key_values, Cache)

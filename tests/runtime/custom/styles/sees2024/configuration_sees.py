@@ -1,5 +1,7 @@
 """A vision-language model of 2024: configs inside a config, registered with the Auto classes."""
 
+# ruff: noqa
+
 from transformers import AutoConfig, CLIPVisionConfig, PretrainedConfig
 
 

@@ -1,5 +1,7 @@
 """An inner language model made by an Auto class, support flags as properties, a generate() that passes embeddings on."""
 
+# ruff: noqa
+
 import math
 
 import torch
@@ -49,7 +51,13 @@ class SeesTextForCausalLM(SeesTextPreTrainedModel):
         return self.lm_head
 
     def forward(
-        self, input_ids=None, attention_mask=None, past_key_values=None, inputs_embeds=None, use_cache=None, return_dict=None
+        self,
+        input_ids=None,
+        attention_mask=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=None,
+        return_dict=None,
     ):
         x = inputs_embeds if inputs_embeds is not None else self.embed(input_ids)
         batch, length, _ = x.shape
@@ -65,10 +73,16 @@ class SeesTextForCausalLM(SeesTextPreTrainedModel):
             presents.append(present)
         return CausalLMOutputWithPast(logits=self.lm_head(x), past_key_values=tuple(presents) if use_cache else None)
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs
+    ):
         if past_key_values is not None:
             input_ids = input_ids[:, -1:]
-        made = {"inputs_embeds": inputs_embeds} if inputs_embeds is not None and past_key_values is None else {"input_ids": input_ids}
+        made = (
+            {"inputs_embeds": inputs_embeds}
+            if inputs_embeds is not None and past_key_values is None
+            else {"input_ids": input_ids}
+        )
         made.update(past_key_values=past_key_values, use_cache=kwargs.get("use_cache"), attention_mask=attention_mask)
         return made
 

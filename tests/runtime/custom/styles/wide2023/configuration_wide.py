@@ -1,5 +1,7 @@
 """A plain decoder of 2023, and a second config that only renames it."""
 
+# ruff: noqa
+
 from transformers.configuration_utils import PretrainedConfig
 
 WIDE_PRETRAINED_CONFIG_ARCHIVE_MAP = {}

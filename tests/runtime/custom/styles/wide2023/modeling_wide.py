@@ -1,5 +1,7 @@
 """Masks from transformers' private helpers, rotary tables cached as attributes, tuples as cache, tied keys as a list."""
 
+# ruff: noqa
+
 import math
 from typing import TYPE_CHECKING, Optional
 
@@ -191,7 +193,15 @@ class WideForCausalLM(WidePreTrainedModel):
         self.lm_head = new_embeddings
 
     @replace_return_docstrings(output_type=CausalLMOutputWithPast, config_class="WideConfig")
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None, return_dict=None):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        use_cache=None,
+        return_dict=None,
+    ):
         return_dict = return_dict if return_dict is not None else self.config.use_return_dict
         out = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache)
         logits = self.lm_head(out.last_hidden_state)
@@ -199,7 +209,9 @@ class WideForCausalLM(WidePreTrainedModel):
             return (logits, out.past_key_values)
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs
+    ):
         if past_key_values:
             input_ids = input_ids[:, -1:]
         position_ids = kwargs.get("position_ids")
