@@ -12,7 +12,7 @@ from uncrate.auto import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from uncrate.checkpoint.code import read_code
 from uncrate.checkpoint.manifest import read_manifest
 from uncrate.checkpoint.source import parse_source
-from uncrate.errors import NotApproved
+from uncrate.errors import NotApproved, TokenizerError
 from uncrate.trust.approve import approve
 
 CONFIGURATION = """
@@ -53,6 +53,32 @@ class OwnHead(OwnModel):
     def forward(self, x):
         return -self.layer(x)
 """
+TOKENIZATION = """
+from pathlib import Path
+
+from transformers import PreTrainedTokenizer
+
+Path(__MARKER__).write_text("ran")
+
+
+class OwnTokenizer(PreTrainedTokenizer):
+    vocab_files_names = {"vocab_file": "vocab.txt"}
+
+    def __init__(self, vocab_file, **kwargs):
+        self.words = Path(vocab_file).read_text().split()
+        super().__init__(**kwargs)
+
+    vocab_size = property(lambda self: len(self.words))
+
+    def get_vocab(self):
+        return {word: index for index, word in enumerate(self.words)}
+
+    def _tokenize(self, text, **kwargs):
+        return text.split()
+
+    def _convert_token_to_id(self, token):
+        return self.words.index(token)
+"""
 CONFIG = {
     "model_type": "own",
     "width": 4,
@@ -71,6 +97,10 @@ def checkpoint(tmp_path, monkeypatch):
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "configuration_own.py").write_text(CONFIGURATION)
     (folder / "modeling_own.py").write_text(MODELING.replace("__MARKER__", repr(str(tmp_path / "marker"))))
+    (folder / "tokenization_own.py").write_text(TOKENIZATION.replace("__MARKER__", repr(str(tmp_path / "marker"))))
+    own = {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}, "tokenizer_class": "OwnTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    (folder / "vocab.txt").write_text("one two three")
     save_file({"layer.weight": torch.eye(4), "layer.bias": torch.zeros(4)}, folder / "model.safetensors")
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
@@ -83,10 +113,12 @@ def trust(folder):
     approve(code, sha=code.closure[:8], source=source)
 
 
-@pytest.mark.parametrize("load", [AutoConfig, AutoModel, AutoModelForCausalLM])
+@pytest.mark.parametrize("load", [AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer])
 @pytest.mark.parametrize("given", [None, True, False])
 def test_nothing_runs_that_nobody_approved(checkpoint, load, given, tmp_path):
-    with pytest.raises(NotApproved):
+    # Without its own code, there is no tokenizer that transformers could take instead.
+    refused = TokenizerError if load is AutoTokenizer and given is False else NotApproved
+    with pytest.raises(refused):
         load.from_pretrained(checkpoint, trust_remote_code=given)
     assert not (tmp_path / "marker").exists()
 
@@ -103,6 +135,8 @@ def test_approved_code_gives_the_class_that_was_asked_for(checkpoint, given):
     assert torch.equal(plain(x), x) and torch.equal(head(x), -x)
     fresh = AutoModelForCausalLM.from_config(config)
     assert type(fresh) is type(head)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=given)
+    assert type(tokenizer).__name__ == "OwnTokenizer" and tokenizer("two one")["input_ids"] == [1, 0]
 
 
 def test_false_keeps_even_approved_code_from_running(checkpoint, tmp_path):
