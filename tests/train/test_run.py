@@ -16,7 +16,7 @@ import uncrate
 from uncrate.cli.main import main
 from uncrate.errors import DataError, DoesNotFit, RecipeError, UsageError
 from uncrate.plan import Options
-from uncrate.train import loop, trainer
+from uncrate.train import loop, rehearsal, trainer
 from uncrate.train.callbacks import Progress, read_log
 from uncrate.train.checkpoints import choose_checkpoint, find_checkpoints
 
@@ -206,7 +206,7 @@ def test_overfitting_one_row_answers_it_and_stops(start, data, tmp_path):
 
 
 def test_a_failing_evaluation_does_not_end_the_run(start, tmp_path, monkeypatch, capsys):
-    real = loop.measure
+    real = rehearsal.measure
     calls = []
 
     def failing(said, wanted, old=False):
@@ -215,7 +215,7 @@ def test_a_failing_evaluation_does_not_end_the_run(start, tmp_path, monkeypatch,
             raise ValueError("no words")
         return real(said, wanted, old=old)
 
-    monkeypatch.setattr(loop, "measure", failing)
+    monkeypatch.setattr(rehearsal, "measure", failing)
     assert start("load_best_model_at_end=true", "save_steps=3", "metric_for_best_model=exact").steps == 6
     log = read_log(tmp_path / "out" / "log.jsonl")
     assert [record["step"] for record in log if "eval_failed" in record] == [3]
@@ -227,7 +227,7 @@ def test_a_broken_evaluation_shows_before_the_first_step(start, monkeypatch):
     def failing(said, wanted, old=False):
         raise RecipeError("no such metric")
 
-    monkeypatch.setattr(loop, "measure", failing)
+    monkeypatch.setattr(rehearsal, "measure", failing)
     monkeypatch.setattr(loop, "FineTuner", None)
     with pytest.raises(RecipeError):
         start()

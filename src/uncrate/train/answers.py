@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uncrate.errors import RecipeError, UsageError, escape
+from uncrate.errors import ConfigError, RecipeError, UsageError, escape
 from uncrate.generate.loop import Limits, decode
 from uncrate.generate.options import Sampling, from_generation_config
 from uncrate.opened import AnswerText, Opened
@@ -36,7 +36,7 @@ def read_sampling(generation: Mapping[str, Any], longest: int) -> Sampling:
         values["do_sample"] = False
     try:
         return from_generation_config(values)
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         raise RecipeError(f"generation_config: {error.what}") from error
 
 
@@ -67,12 +67,13 @@ class Answerer:
         }
         if "images" in batch:
             inputs["images"] = batch["images"]
-        was_training = self._model.transformer.training
-        self._model.transformer.eval()
+        transformer = self._model.get_submodule("transformer")
+        was_training = transformer.training
+        transformer.eval()
         try:
             *_, decoded = decode(self._model, inputs, self._sampling, self._limits, self._stop_ids)
         finally:
-            self._model.transformer.train(was_training)
+            transformer.train(was_training)
         return [row.tokens for row in decoded.rows]
 
     def text(self, tokens: Iterable[int]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from peft import PrefixTuningConfig
 from torch import nn
-from transformers import set_seed
+from transformers import IntervalStrategy, set_seed
 
 from uncrate import open as open_checkpoint
 from uncrate import settings, show
@@ -22,7 +21,7 @@ from uncrate.train.answers import Answerer, read_sampling
 from uncrate.train.callbacks import Journal, Progress, StopRequest
 from uncrate.train.checkpoints import check_disk, choose_checkpoint
 from uncrate.train.dataset import Collator, EvaluationPairs, TrainingRows
-from uncrate.train.metrics import OLD_NAMES, measure
+from uncrate.train.metrics import OLD_NAMES
 from uncrate.train.model import (
     Trainee,
     add_adapter,
@@ -34,18 +33,15 @@ from uncrate.train.model import (
 from uncrate.train.objects import peft_object, training_arguments, wants_checkpointing
 from uncrate.train.recipe import FinetuningConfig
 from uncrate.train.records import Records, open_records
-from uncrate.train.report import Sample, write_report
+from uncrate.train.rehearsal import sample_answers, show_rows, text_metrics, try_evaluation, write_predictions
+from uncrate.train.report import write_report
 from uncrate.train.rows import Limits
 from uncrate.train.runplan import RunPlan, count_steps, device_memory, estimate, optimizer_factor
 from uncrate.train.saving import Saver, base_name, checkpoint_bytes
 from uncrate.train.survey import Reading, Survey, survey
 from uncrate.train.tokenizers import Words, model_place, open_words
 from uncrate.train.trainer import FineTuner
-from uncrate.train.view import marked
 
-SAMPLES = 2
-COMPARED = 4
-"""Answers that the report shows before and after."""
 DECODED_PICTURES = 20_000
 """Up to so many pictures are opened before training; of more only the files are looked for."""
 
@@ -182,6 +178,8 @@ class _Run:
         if validation is not None:
             self.pairs = EvaluationPairs(validation.records, validation.found, reading)
         self.main = self.args.process_index == 0
+        best = str(self.args.metric_for_best_model).removeprefix("eval_")
+        self.old = job.pairs == "glm4-2024" or best in OLD_NAMES
 
     def go(self) -> Outcome:
         opened, model = self._open()
@@ -191,8 +189,10 @@ class _Run:
         plan = self._plan(opened, model, size)
         if self.main:
             print(show.sheet(plan.sheet(), stream=sys.stderr), file=sys.stderr)
-            self._show_rows()
-        before = self._try_answers(opened, collator)
+            show_rows(self.rows, self.words.tokenizer)
+        before = []
+        if answerer and self.pairs and self.main:
+            before = try_evaluation(opened, self.pairs, collator, self.sampling, old=self.old)
         if self.job.dry_run:
             return Outcome(self.folder, 0, {}, False, self.main)
         stop = StopRequest()
@@ -203,7 +203,7 @@ class _Run:
             rows=self.rows,
             pairs=self.pairs,
             answerer=answerer,
-            compute_metrics=self._metrics(answerer) if answerer else None,
+            compute_metrics=text_metrics(answerer, old=self.old) if answerer else None,
             callbacks=[],
             save=saver,
             checkpoint_bytes=size,
@@ -218,11 +218,8 @@ class _Run:
         trainer.save_model()
         metrics = self._test(trainer, answerer)
         if self.main:
-            after = self._answers(opened, collator) if before else []
-            samples = [
-                Sample(one.question, one.wanted, one.answer, two.answer)
-                for one, two in zip(before, after, strict=False)
-            ]
+            after = sample_answers(opened, self.pairs, collator, self.sampling) if before and self.pairs else []
+            samples = [replace(one, after=two.answer) for one, two in zip(before, after, strict=False)]
             write_report(self.folder, journal.path, plan, self.job.recipe, samples, metrics)
         return Outcome(self.folder, result.global_step, metrics, False, self.main)
 
@@ -233,6 +230,7 @@ class _Run:
         opened = open_checkpoint(
             model_place(self.job.model), Options(device=device, dtype=self.job.dtype, route="native", task="causal")
         )
+        assert isinstance(opened, Opened)
         if opened.plan.adapters:
             raise UsageError("MODEL_DIR is an adapter", next="name its base; an adapter is resumed from its checkpoint")
         if self.folder.absolute() == Path(base_name(opened)):
@@ -244,7 +242,7 @@ class _Run:
         # Trainer seeds when it is made, which is after an adapter has drawn its first weights.
         set_seed(args.seed)
         model: nn.Module = trainee if config is None else add_adapter(trainee, config)
-        self.prefix = config if config is not None and recipe.peft and recipe.peft["peft_type"] != "LORA" else None
+        self.prefix = config if isinstance(config, PrefixTuningConfig) else None
         freeze(model, recipe.freeze)
         own_memory(model, master)
         checkpoint_towers(model, wants_checkpointing(recipe))
@@ -284,9 +282,8 @@ class _Run:
         frozen = f", frozen: {', '.join(recipe.freeze)}" if recipe.freeze else ""
         how = f"; labels as {self.job.labels}" if self.job.labels != "answer" else ""
         rate = "generated" if self.args.predict_with_generate and not args.fsdp else "loss only"
-        every = {"no": "before and after", "epoch": "every epoch"}.get(
-            args.eval_strategy.value, f"every {args.eval_steps} steps"
-        )
+        strategy = IntervalStrategy(args.eval_strategy).value
+        every = {"no": "before and after", "epoch": "every epoch"}.get(strategy, f"every {args.eval_steps} steps")
         return RunPlan(
             model=base_name(opened),
             method=f"{kind}{frozen}{how}",
@@ -319,66 +316,14 @@ class _Run:
             notes=self.notes,
         )
 
-    def _show_rows(self) -> None:
-        """Two rows as the model sees them; green or in brackets is what is trained."""
-        on = show.colours(sys.stderr)
-        for index in range(min(SAMPLES, len(self.rows))):
-            row = self.rows[index]
-            text = marked(self.words.tokenizer, row.ids, row.labels, colour=on)
-            print(f"\nrow {index + 1}, {len(row.ids)} tokens, {row.trained} trained:\n{text}", file=sys.stderr)
-
-    def _metrics(self, answerer: Answerer) -> Any:
-        old = self.job.pairs == "glm4-2024" or str(self.args.metric_for_best_model).removeprefix("eval_") in OLD_NAMES
-
-        def compute(prediction: Any) -> dict[str, float]:
-            said = [answerer.text(row.tolist()) for row in prediction.predictions]
-            wanted = [answerer.text(row.tolist()) for row in prediction.label_ids]
-            return measure(said, wanted, old=old)
-
-        return compute
-
-    def _try_answers(self, opened: Opened, collator: Collator) -> list[Sample]:
-        """Run the evaluation once before the first step: what is wrong with it should not show at step 500."""
-        if self.pairs is None or not self.args.predict_with_generate or self.args.fsdp or not self.main:
-            return []
-        samples = self._answers(opened, collator)
-        old = self.job.pairs == "glm4-2024"
-        measure([sample.answer for sample in samples], [sample.wanted for sample in samples], old=old)
-        first = samples[0]
-        print("\nevaluation, before training: " + show.harmless(first.question), file=sys.stderr)
-        print(f"wanted: {show.harmless(first.wanted)}\nsaid: {show.harmless(first.answer)}", file=sys.stderr)
-        return samples
-
-    def _answers(self, opened: Opened, collator: Collator) -> list[Sample]:
-        assert self.pairs is not None
-        answerer = Answerer(opened, replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens, 64)))
-        out = []
-        for index in range(min(COMPARED, len(self.pairs))):
-            pair = self.pairs[index]
-            batch = {name: value.to(opened.device) for name, value in collator([pair]).items()}
-            said = answerer.text(answerer.tokens(batch)[0])
-            question = self.words.tokenizer.describe(pair.prompt)
-            out.append(Sample(question, answerer.text(pair.answer), said, ""))
-        return out
-
     def _test(self, trainer: FineTuner, answerer: Answerer | None) -> dict[str, float]:
         """Evaluate on the test file and write every prediction, as the old script did at its end."""
         if self.test is None or answerer is None:
             return {}
         pairs = EvaluationPairs(self.test.records, self.test.found, self.reading)
         result = trainer.predict(pairs, metric_key_prefix="test")
+        assert result.label_ids is not None
         if self.main:
             path = self.folder / "predictions.jsonl"
-            lines = [
-                json.dumps(
-                    {
-                        "place": pairs.place(index),
-                        "wanted": answerer.text(wanted.tolist()),
-                        "said": answerer.text(said.tolist()),
-                    },
-                    ensure_ascii=False,
-                )
-                for index, (said, wanted) in enumerate(zip(result.predictions, result.label_ids, strict=True))
-            ]
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_predictions(path, pairs, answerer, list(result.predictions), list(result.label_ids))
         return {name: float(value) for name, value in (result.metrics or {}).items()}

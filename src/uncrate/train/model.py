@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uncrate.errors import RecipeError
 from uncrate.families.chatglm import ChatGLMConfig
 from uncrate.models.chatglm.language import PrefixEncoder
-from uncrate.models.chatglm.model import IGNORED
+from uncrate.models.chatglm.model import IGNORED, ChatGLMForConditionalGeneration, ChatGLMModel
 from uncrate.opened import Opened
 
 # Names below `transformer.` of each part that a recipe can freeze.
@@ -49,11 +49,15 @@ class ModelFacts:
 class Trainee(nn.Module):
     """Tokens, pictures and labels in, the loss out; logits are made for labelled positions only, a chunk at a time."""
 
+    transformer: ChatGLMModel
+    native: ChatGLMForConditionalGeneration
+    touch_vision: bool
     accepts_loss_kwargs = True
     main_input_name = "input_ids"
 
     def __init__(self, opened: Opened, where: str) -> None:
         super().__init__()
+        assert isinstance(opened.model, ChatGLMForConditionalGeneration)
         self.transformer = opened.model.transformer
         self.config = ModelFacts(opened.config, where)
         # PEFT writes this into adapter_config.json as the base.
@@ -93,6 +97,7 @@ class Trainee(nn.Module):
     def _blank_picture(self, like: Tensor) -> Tensor:
         """Run the tower for nothing: every process has to take part when its parameters are shared out."""
         vision = self.transformer.config.vision
+        assert vision is not None
         blank = torch.zeros(1, vision.in_channels, vision.image_size, vision.image_size, device=like.device)
         return self.transformer.vision(blank.to(self.transformer.dtype)).float().sum()
 
@@ -119,7 +124,7 @@ def checkpoint_towers(model: nn.Module, on: bool) -> None:
     """Turn gradient checkpointing on or off in the decoder and in the vision tower."""
     for module in model.modules():
         if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = on
+            setattr(module, "gradient_checkpointing", on)  # noqa: B010 - both towers have the flag
 
 
 def own_memory(model: nn.Module, dtype: torch.dtype | None = None) -> None:

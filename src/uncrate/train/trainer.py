@@ -45,7 +45,9 @@ class FineTuner(Trainer):
         save: Saver,
         checkpoint_bytes: int,
     ) -> None:
+        self._rows = rows
         self._answerer = answerer
+        self._folder = Path(str(args.output_dir))
         self._save_model = save
         self._checkpoint_bytes = checkpoint_bytes
         self.tokens_seen = 0
@@ -61,13 +63,16 @@ class FineTuner(Trainer):
         # It prints dictionaries to stdout; our callback reports instead.
         self.remove_callback(PrinterCallback)
 
+    def _network(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
         if self.args.train_sampling_strategy == "group_by_length":
             size = self.args.train_batch_size * self.args.gradient_accumulation_steps
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            return GroupedByLength(dataset.lengths, size, seed)
-        return super()._get_train_sampler(dataset)
+            return GroupedByLength(self._rows.lengths, size, seed)
+        return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
@@ -109,24 +114,24 @@ class FineTuner(Trainer):
             self.log({"eval_failed": 1.0})
             return {}
         finally:
-            self.model.train()
+            self._network().train()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         return bool(metrics) and super()._determine_best_metric(metrics, trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save when the disk holds it; else say so, keep the last checkpoint, and go on."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = self._folder / f"checkpoint-{self.state.global_step}"
         try:
             if self.args.should_save:
-                check_disk(Path(self.args.output_dir), self._checkpoint_bytes)
+                check_disk(self._folder, self._checkpoint_bytes)
             super()._save_checkpoint(model, trial)
         except DoesNotFit as error:
             self._not_saved(str(error))
         except (OSError, RuntimeError) as error:
             # torch.save reports a full disk as a RuntimeError of its zip writer.
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full and shutil.disk_usage(self.args.output_dir).free > self._checkpoint_bytes:
+            if not full and shutil.disk_usage(self._folder).free > self._checkpoint_bytes:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             self._not_saved(f"the disk is full: {error}")
@@ -137,13 +142,13 @@ class FineTuner(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._save_model.prefix is not None:
-            self._save_model.load_prefix(self.model, Path(resume_from_checkpoint))
+            self._save_model.load_prefix(self._network(), Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or self._folder)
             folder.mkdir(parents=True, exist_ok=True)
             self._save_model(self.accelerator.unwrap_model(self.model), folder, state_dict)
 
