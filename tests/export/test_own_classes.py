@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from tiny import GOLDEN
 
 import uncrate
 from uncrate.checkpoint.code import read_code
@@ -127,3 +128,29 @@ def test_open_save_keeps_code_as_well(saved, tmp_path):
     assert opened.plan.route == "custom"
     opened.model.save_pretrained(tmp_path / "again")
     torch.testing.assert_close(in_stock(tmp_path / "again", tmp_path), logits)
+
+
+def test_our_own_classes_registered_need_uncrate_beside_transformers(tmp_path, monkeypatch):
+    """register_for_auto_class writes thin files that import uncrate; add_code writes those that do not."""
+    import transformers
+
+    from uncrate.auto import AutoModelForCausalLM, AutoTokenizer
+    from uncrate.export import add_code
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(str(GOLDEN)), AutoTokenizer.from_pretrained(str(GOLDEN))
+    names = {type(model): "AutoModelForCausalLM", type(model.config): "AutoConfig", type(tokenizer): "AutoTokenizer"}
+    for cls, name in names.items():
+        monkeypatch.setattr(cls, "_auto_class", cls.__dict__.get("_auto_class"), raising=False)
+        cls.register_for_auto_class(name)
+    for kept in (model, tokenizer):
+        kept.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "saved"), trust_remote_code=True)
+    assert torch.equal(again(IDS).logits, model(IDS).logits) and type(again).__module__.endswith("hf_model")
+    ids = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "saved"), trust_remote_code=True)("你好")[
+        "input_ids"
+    ]
+    assert ids == tokenizer("你好")["input_ids"]
+    assert "modeling_chatglm.py" in add_code(tmp_path / "saved")
+    torch.testing.assert_close(in_stock(tmp_path / "saved", tmp_path), model(IDS).logits)

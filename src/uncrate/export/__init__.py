@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,25 @@ def export(
     return Exported(written, plan, tuple(code), python, proven[0] if proven else None)
 
 
+def add_code(folder: str | Path) -> tuple[str, ...]:
+    """Put our code into a ChatGLM folder that is there already, such as one that `save_pretrained` wrote.
+
+    Its configs then name the three files, which are returned; stock transformers opens it. Raises UsageError for a
+    model of another family.
+    """
+    plan = make_plan(Path(folder), Options(device="cpu"))
+    if plan.family != "chatglm":
+        raise UsageError(f"{escape(str(folder))} is no ChatGLM checkpoint", why=plan.why)
+    return tuple(_write_code(plan, Path(folder), self_contained=False))
+
+
 def _write_code(plan: Plan, folder: Path, self_contained: bool) -> list[str]:
     """Write the three files and name their classes in the configs; every other key stays as it was."""
     config = dict(plan.manifest.config or {})
     tokenizer = dict(plan.manifest.json_files.get(TOKENIZER_CONFIG, {}))
     named = tokenizer.get("tokenizer_class")
-    tokenizer_class = named if isinstance(named, str) and named.isidentifier() else "ChatGLM4Tokenizer"
+    is_class = isinstance(named, str) and re.fullmatch(r"[A-Z][A-Za-z0-9]{0,40}Tokenizer", named)
+    tokenizer_class = str(named) if is_class else "ChatGLM4Tokenizer"
     files = code_files(tokenizer_class)
     if not (folder / "tokenizer.model").is_file():
         del files[f"{TOKENIZATION}.py"]
@@ -146,4 +160,4 @@ def _write_tokenizer_json(folder: Path, *, required: bool) -> int:
     return prove_tokenizer(tokenizer, folder / FILE)
 
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "add_code", "export"]

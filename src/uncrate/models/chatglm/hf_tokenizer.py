@@ -297,7 +297,7 @@ class ChatGLMTokenizer(ChatMethods, PreTrainedTokenizer):
         source = self._source_config
         if isinstance(config.get("extra_special_tokens"), list):  # the name that every release of transformers reads
             config["additional_special_tokens"] = [_name(token) for token in config.pop("extra_special_tokens")]
-        if "auto_map" in source:
+        if "auto_map" in source and self._auto_class is None:
             config["auto_map"] = source["auto_map"]
         named = source.get("tokenizer_class") or _own_class(source.get("auto_map"))
         config["tokenizer_class"] = named or config["tokenizer_class"]
