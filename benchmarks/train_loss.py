@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-WORDS, TEXT, STEPS = 151_552, 120, 3
+WORDS, TEXT, STEPS = 151_552, 120, 1
 CONFIG = {
     "model_type": "chatglm",
     "num_layers": 2,

@@ -76,7 +76,7 @@ def test_the_names_of_the_old_script(data, capsys):
     assert len(train) == 20 and set(train[0]) == {"input_ids", "attention_mask", "position_ids", "labels", "images"}
     assert len(train[0]["input_ids"]) == len(train[0]["labels"]) and len(train[:3]) == 3
     pairs = manager.get_dataset("validation", functools.partial(uncrate.train.process_batch_eval, **limits))
-    assert len(list(pairs)) == 3 and pairs[1]["output_ids"][-1] == tokenizer.special("<|user|>")
+    assert len(list(pairs)) == 3 and pairs[1]["output_ids"][-1] == tokenizer.convert_tokens_to_ids("<|user|>")
     assert manager.get_dataset("test", None) is None
     with pytest.raises(UsageError):
         manager.get_dataset("train", batched=False)
