@@ -16,6 +16,7 @@ from uncrate.cli import sampling
 from uncrate.cli.options import (
     Adapters,
     AllowMissing,
+    AllowPickle,
     AllowUnexpected,
     AsJson,
     Base,
@@ -62,6 +63,7 @@ def command(
     route: Route = "auto",
     allow_missing: AllowMissing = None,
     allow_unexpected: AllowUnexpected = None,
+    allow_pickle: AllowPickle = False,
     subfolder: Subfolder = None,
     base: Base = None,
     adapter: Adapters = None,
@@ -89,6 +91,7 @@ def command(
         route=route,
         allow_missing=tuple(allow_missing or ()),
         allow_unexpected=tuple(allow_unexpected or ()),
+        allow_pickle=allow_pickle,
         subfolder=subfolder,
         base=base,
         adapters=tuple(adapter or ()),

@@ -50,11 +50,20 @@ def main(arguments: Sequence[str]) -> int:
         _show_traceback()
         return tell(UncrateError(error.strerror or str(error), where=named), as_json=as_json)
     except Exception as error:
+        if _out_of_memory(error):
+            what = "there is not enough memory for that"
+            next = "a shorter conversation, a smaller --dtype, or see what is needed: uncrate plan WHERE"
+            return tell(UncrateError(what, why=str(error).splitlines()[0], next=next), as_json=as_json)
         # The last boundary: what nobody foresaw is reported as the bug that it is.
         _show_traceback()
         what = f"uncrate failed unexpectedly: {type(error).__name__}: {error}"
         hint = "run it again with UNCRATE_DEBUG=1 for the traceback, and send both"
         return tell(UncrateError(what, why="this is a bug in uncrate", next=hint), as_json=as_json)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether torch ran out of memory; told by name and text, since torch is not imported here."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def use_utf8() -> None:
