@@ -16,6 +16,9 @@ import uncrate
 from uncrate.checkpoint.code import read_code
 from uncrate.errors import NotApproved
 
+# Whole processes that import transformers.
+pytestmark = pytest.mark.slow
+
 MODEL = """
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel

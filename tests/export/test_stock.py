@@ -18,6 +18,9 @@ from uncrate.checkpoint.code import read_code
 from uncrate.errors import NotApproved
 from uncrate.export import export
 
+# Whole processes that import transformers.
+pytestmark = pytest.mark.slow
+
 STOCK = Path(__file__).with_name("stock.py")
 
 

@@ -18,30 +18,34 @@ from uncrate.plan import Options, Plan, check
 from uncrate.runtime.rewrite import Written, rewrite
 from uncrate.runtime.shards import Progress
 
-# Largest difference of a logit that counts as equal, in standard deviations of the logits. The sums are the same and
-# made in another order, norms in float32; half-precision weights are rounded once more where the adapter goes in.
-TOLERANCES = {"float64": 1e-4, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.25}
+# Root mean square difference of the logits that counts as equal, in their standard deviations. The sums are the same
+# and made in another order, norms in float32; half-precision weights are rounded once more where the adapter goes in.
+# Measured on 40 random layers: 7e-7 in float32, 0.0017 in float16, 0.014 in bfloat16.
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 LENGTH = 24
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How far merged logits are from those of base and adapter: `difference` in standard deviations of the logits.
+    """How far merged logits are from those of base and adapter, in standard deviations of the logits.
 
-    `effect` is how far the adapter moves them, `same_choice` the share of positions where the likeliest word agrees.
+    `difference` is the root mean square and what `tolerance` bounds, `largest` the largest one, `effect` how far (root
+    mean square) the adapter moves them, `same_choice` the share of positions where the likeliest word agrees.
     """
 
     dtype: str
     difference: float
     tolerance: float
+    largest: float
     effect: float
     same_choice: float
 
     def describe(self) -> str:
         """Return the proof in one line."""
         return (
-            f"logits differ by {self.difference:.2g} of their deviation ({self.dtype}, tolerance {self.tolerance:g}); "
-            f"the adapter moves them by {self.effect:.2g}; same word at {self.same_choice:.0%} of positions"
+            f"logits differ by {self.difference:.2g} of their deviation, at most {self.largest:.2g} "
+            f"({self.dtype}, tolerance {self.tolerance:g}); the adapter moves them by {self.effect:.2g}; "
+            f"same word at {self.same_choice:.0%} of positions"
         )
 
 
@@ -126,11 +130,13 @@ def prove_equal(plan: Plan, folder: Path) -> Proof:
 def compare(wanted: Tensor, got: Tensor, plain: Tensor, dtype: str) -> Proof:
     """Return the proof for logits of the same inputs: base and adapter, merged, base alone."""
     deviation = wanted.std().clamp(min=1e-30)
+    off, moved = (got - wanted) / deviation, (wanted - plain) / deviation
     return Proof(
         dtype=dtype,
-        difference=float((got - wanted).abs().max() / deviation),
+        difference=float(off.square().mean().sqrt()),
         tolerance=TOLERANCES[dtype],
-        effect=float((wanted - plain).abs().max() / deviation),
+        largest=float(off.abs().max()),
+        effect=float(moved.square().mean().sqrt()),
         same_choice=float((got.argmax(-1) == wanted.argmax(-1)).double().mean()),
     )
 
