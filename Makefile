@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 
 test: lint
 	@echo "== pytest"
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.installed-all
 	@echo "== ruff check"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Two workers on two cores: threads of torch's own would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Tests are imported each by its own path; what they share is found here.
 sys.path.insert(0, str(Path(__file__).parent))
