@@ -10,7 +10,7 @@ from PIL import Image
 from questions import LANGUAGES, ask, facts
 from scenes import COLOURS, Scene, compose, draw, load_bank
 
-SEED = 1
+SEED = 8  # of the first few, one whose digits a person reads without doubt
 SIDE = 256
 NAMES = {1: "one-digit.png", 2: "two-digits.png", 3: "three-digits.png", 4: "four-digits.png"}
 RED = 0

@@ -1,4 +1,4 @@
-"""Train the bundled nano checkpoint: `python recipes/nano/train.py`, two cores, under an hour, no GPU, no download.
+"""Train the bundled nano checkpoint: `python recipes/nano/train.py`, two cores, no GPU, no download.
 
 Learns the tokenizer, trains, writes the checkpoint in the hub's layout, draws the sample pictures, and measures answers
 on digits never seen into RESULTS.md. Kill it at any time: the next run goes on from the last save, with the batches
