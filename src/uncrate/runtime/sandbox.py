@@ -118,9 +118,9 @@ def filter_code(architecture: int, plain_open: int | None, open_at: int, denied:
     code += [step(jump_above, 0x40000000, 0, 1), step(answer, DENY)]
     for number in denied:
         code += [step(jump_equal, number, 0, 1), step(answer, DENY)]
-    for number, flags in ((plain_open, 24), (open_at, 32)):
-        if number is not None:
-            code += [step(jump_equal, number, 0, 4), step(load, flags), step(jump_bits, WRITING_FLAGS, 0, 1)]
+    for opening, flags in ((plain_open, 24), (open_at, 32)):
+        if opening is not None:
+            code += [step(jump_equal, opening, 0, 4), step(load, flags), step(jump_bits, WRITING_FLAGS, 0, 1)]
             code += [step(answer, DENY), step(answer, ALLOW)]
     code.append(step(answer, ALLOW))
     return b"".join(code)
