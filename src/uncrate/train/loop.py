@@ -127,7 +127,15 @@ def _survey(job: Job, split: str, reading: Reading, notes: list[str]) -> _File |
     if name is None:
         return None
     records = open_records(job.data / name)
-    found = survey(records, reading, decode_pictures=len(records) <= DECODED_PICTURES)
+    moving = show.is_terminal(sys.stderr)
+
+    def tell(done: int, total: int) -> None:
+        if moving and (done % 500 == 0 or done == total > 500):
+            print(f"\rchecking {name}: {done:,}/{total:,}", end="", file=sys.stderr, flush=True)
+
+    found = survey(records, reading, decode_pictures=len(records) <= DECODED_PICTURES, progress=tell)
+    if moving and len(records) >= 500:
+        print(file=sys.stderr)
     if found.faults and not job.skip_bad:
         found.refuse()
     if found.faults:
