@@ -10,8 +10,9 @@ import pytest
 import torch
 from runtime.custom.closures import digest
 
+from uncrate.checkpoint.legacy import likely
 from uncrate.errors import UncrateError
-from uncrate.runtime.compat import SHIMS, likely, make_hooks
+from uncrate.runtime.compat import SHIMS, make_hooks
 from uncrate.runtime.custom_code import load_module, register_closure
 
 CONFIG = """

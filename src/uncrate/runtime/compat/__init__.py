@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from uncrate.runtime.compat.table import SHIMS, Shim, likely
+from uncrate.runtime.compat.table import SHIMS, Shim
 
 if TYPE_CHECKING:
     from uncrate.runtime.compat.hooks import Hooks
 
-__all__ = ["SHIMS", "Shim", "likely", "make_hooks"]
+__all__ = ["SHIMS", "Shim", "make_hooks"]
 
 
 def make_hooks(closure_hash: str, sources: Iterable[str] = (), *, shims: Iterable[Shim] = SHIMS) -> Hooks:

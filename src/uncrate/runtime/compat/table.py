@@ -1,12 +1,13 @@
-"""The shims by name: what each gives back to old code, and when it went away. Nothing heavy is imported to read it."""
+"""The shims: each legacy API that the plan knows by name, with what gives it back; nothing heavy is imported."""
 
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from uncrate.checkpoint.legacy import LEGACY
 
 if TYPE_CHECKING:
     from uncrate.runtime.compat.hooks import Hooks
@@ -14,17 +15,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shim:
-    """One thing that old code expects.
+    """One thing given back to old code.
 
     restores: the removed API, in words. removed_in: the version of transformers that took it away. apply: adds what is
-    needed to the hooks of one closure. marker: a pattern in source text that tells that code may lean on it.
+    needed to the hooks of one closure.
     """
 
     name: str
     restores: str
     removed_in: str
     apply: Callable[[Hooks], None]
-    marker: str = ""
+
+
+# Shim to the file of this package that has it, and the function there.
+GIVEN_BY = {
+    "removed_names": ("names", "removed_names"),
+    "mask_helpers": ("masks", "mask_helpers"),
+    "removed_attention_classes": ("llama", "removed_attention_classes"),
+    "llama_attention_v4": ("llama", "llama_attention_v4"),
+    "rope_init_default": ("llama", "rope_init_default"),
+    "private_tables": ("names", "private_tables"),
+    "private_auto_classes": ("auto", "private_auto_classes"),
+    "config_old_defaults": ("config", "old_defaults"),
+    "config_generation_values": ("config", "generation_values"),
+    "rope_scaling_legacy": ("config", "rope_scaling"),
+    "config_plain_class": ("config", "plain_class"),
+    "legacy_config_facade": ("config", "facade"),
+    "unfinished_init": ("model", "unfinished_init"),
+    "no_generic_init": ("model", "no_generic_init"),
+    "tied_keys_list": ("model", "tied_keys_list"),
+    "head_mask_methods": ("model", "head_mask_methods"),
+    "removed_model_methods": ("model", "removed_methods"),
+    "support_flags_property": ("model", "support_flags_property"),
+    "class_annotations": ("model", "class_annotations"),
+    "generation_mixin_nested": ("generation", "generation_mixin"),
+    "generate_old_inputs": ("generation", "old_inputs"),
+    "legacy_tuple_cache": ("generation", "tuple_cache"),
+    "extract_past": ("generation_parts", "extract_past"),
+    "generation_config_none": ("generation_parts", "generation_config"),
+    "removed_generation_methods": ("generation_parts", "removed_methods"),
+    "cache_legacy_api": ("cache", "legacy_api"),
+    "tokenizer_late_vocabulary": ("tokenizer", "late_vocabulary"),
+    "tokenizer_old_methods": ("tokenizer", "old_methods"),
+    "tokenizer_old_signatures": ("tokenizer_text", "old_signatures"),
+    "tokenizer_property_errors": ("tokenizer", "property_errors"),
+    "fast_tokenizer_converter": ("tokenizer", "fast_converter"),
+    "sentencepiece_extractor": ("tokenizer", "sentencepiece_extractor"),
+    "processor_attributes": ("processor", "attributes"),
+}
 
 
 def _from(group: str, function: str) -> Callable[[Hooks], None]:
@@ -34,253 +72,4 @@ def _from(group: str, function: str) -> Callable[[Hooks], None]:
     return apply
 
 
-SHIMS: tuple[Shim, ...] = (
-    Shim(
-        "removed_names",
-        "names and modules that left transformers: docstring decorators, is_torch_fx_available, generation_utils, ...",
-        "4.2x to 5.0",
-        _from("names", "removed_names"),
-        r"from transformers",
-    ),
-    Shim(
-        "mask_helpers",
-        "AttentionMaskConverter and _prepare_4d_causal_attention_mask",
-        "deprecated, 5.10 at the latest",
-        _from("masks", "mask_helpers"),
-        r"_4d_(causal_)?attention_mask|AttentionMaskConverter",
-    ),
-    Shim(
-        "removed_attention_classes",
-        "LlamaFlashAttention2, *SdpaAttention, *_ATTENTION_CLASSES and the scaled rotary classes of "
-        "transformers' own models",
-        "4.48",
-        _from("llama", "removed_attention_classes"),
-        r"\w+(FlashAttention2|SdpaAttention|_ATTENTION_CLASSES|ScalingRotaryEmbedding)",
-    ),
-    Shim(
-        "llama_attention_v4",
-        "transformers' LlamaAttention and LlamaRotaryEmbedding called in the way of 4.4x",
-        "4.48",
-        _from("llama", "llama_attention_v4"),
-        r"import[^\n]*Llama(Attention|RotaryEmbedding)|\bLlamaAttention\b",
-    ),
-    Shim(
-        "rope_init_default",
-        'ROPE_INIT_FUNCTIONS["default"]',
-        "5.0",
-        _from("llama", "rope_init_default"),
-        r"ROPE_INIT_FUNCTIONS",
-    ),
-    Shim(
-        "private_tables",
-        "SLOW_TO_FAST_CONVERTERS, ALL_LAYERNORM_LAYERS and the like as the checkpoint's own copies, so that "
-        "it may write to them",
-        "scope",
-        _from("names", "private_tables"),
-        r"SLOW_TO_FAST_CONVERTERS|ALL_LAYERNORM_LAYERS",
-    ),
-    Shim(
-        "private_auto_classes",
-        "AutoConfig.register and AutoModel.register: kept inside the checkpoint instead of transformers' global tables",
-        "scope",
-        _from("auto", "private_auto_classes"),
-        r"\bAuto(Config|Model|Tokenizer)\w*\b",
-    ),
-    Shim(
-        "config_old_defaults",
-        "PretrainedConfig's old defaults (pad_token_id, is_decoder, torchscript, use_cache, ...) and "
-        "generation defaults (max_length, ...)",
-        "5.0",
-        _from("config", "old_defaults"),
-        r"config\.(max_length|num_beams|pad_token_id|eos_token_id|is_decoder|torchscript|use_cache|"
-        r"add_cross_attention|use_return_dict)",
-    ),
-    Shim(
-        "config_generation_values",
-        "generation values written in config.json (use_cache, num_beams, forced_bos_token_id) stay on the "
-        "config and reach generation",
-        "5.0",
-        _from("config", "generation_values"),
-        r"PretrainedConfig|PreTrainedConfig",
-    ),
-    Shim(
-        "rope_scaling_legacy",
-        'config.rope_scaling as written (None, ["type"]) and config.rope_theta',
-        "5.0",
-        _from("config", "rope_scaling"),
-        r"rope_scaling|rope_theta",
-    ),
-    Shim(
-        "config_plain_class",
-        "a config class that is no dataclass: a subclass without __init__ keeps its parent's, any annotation "
-        "and any value are allowed",
-        "5.0",
-        _from("config", "plain_class"),
-        r"class \w+\((\w+\.)?(PretrainedConfig|PreTrainedConfig|\w+Config)\)",
-    ),
-    Shim(
-        "legacy_config_facade",
-        "configs of transformers' own models, as old code reads them (LlamaConfig(...).rope_theta)",
-        "5.0",
-        _from("config", "facade"),
-        r"import[^\n]*\b[A-Z]\w+Config\b",
-    ),
-    Shim(
-        "unfinished_init",
-        "a model class that never calls post_init()",
-        "5.0",
-        _from("model", "unfinished_init"),
-        r"class \w+\((\w+\.)?PreTrainedModel",
-    ),
-    Shim(
-        "no_generic_init",
-        "no initialisation but the class's own: today's default also rewrites rotary tables it thinks it knows",
-        "4.5x",
-        _from("model", "no_generic_init"),
-        r"class \w+\((\w+\.)?PreTrainedModel",
-    ),
-    Shim(
-        "tied_keys_list",
-        "_tied_weights_keys as a list, tie_weights() without arguments, _tie_or_clone_weights, no output "
-        "embeddings unless the class says so",
-        "5.0",
-        _from("model", "tied_keys_list"),
-        r"_tied_weights_keys|tie_weights|get_output_embeddings",
-    ),
-    Shim(
-        "head_mask_methods",
-        "get_head_mask, get_extended_attention_mask, invert_attention_mask, create_extended_attention_mask_for_decoder",
-        "5.0",
-        _from("model", "head_mask_methods"),
-        r"get_head_mask|get_extended_attention_mask|invert_attention_mask",
-    ),
-    Shim(
-        "removed_model_methods",
-        "_set_gradient_checkpointing(module, value), prune_heads, _convert_head_mask_to_5d, "
-        "warn_if_padding..., dummy names",
-        "5.0",
-        _from("model", "removed_methods"),
-        r"_set_gradient_checkpointing|prune_heads",
-    ),
-    Shim(
-        "support_flags_property",
-        "_supports_sdpa and the like written as a property that reads a submodule before it exists",
-        "4.5x",
-        _from("model", "support_flags_property"),
-        r"@property\s+def _supports_",
-    ),
-    Shim(
-        "class_annotations",
-        "class annotations that name things not importable at run time",
-        "4.5x",
-        _from("model", "class_annotations"),
-        r"TYPE_CHECKING",
-    ),
-    Shim(
-        "generation_mixin_nested",
-        "generate() on every class that prepares inputs for it",
-        "4.50",
-        _from("generation", "generation_mixin"),
-        r"def prepare_inputs_for_generation",
-    ),
-    Shim(
-        "generate_old_inputs",
-        "what generate() passed: an all-ones mask, no ready-made position ids, cache_position where it is "
-        "asked for, no new arguments",
-        "5.0",
-        _from("generation", "old_inputs"),
-        r"def prepare_inputs_for_generation",
-    ),
-    Shim(
-        "legacy_tuple_cache",
-        "tuples as past_key_values for classes that do not say _supports_cache_class",
-        "4.4x",
-        _from("generation", "tuple_cache"),
-        r"past_key_values",
-    ),
-    Shim(
-        "extract_past",
-        "_extract_past_from_model_output, with and without standardize_cache_format",
-        "4.5x",
-        _from("generation_parts", "extract_past"),
-        r"_extract_past_from_model_output",
-    ),
-    Shim(
-        "generation_config_none",
-        "GenerationConfig fields that are never None when the checkpoint's code reads them",
-        "5.0",
-        _from("generation_parts", "generation_config"),
-        r"generation_config",
-    ),
-    Shim(
-        "removed_generation_methods",
-        "greedy_search, sample, _get_logits_warper, _expand_inputs_for_generation and others that chat methods call",
-        "4.4x to 5.0",
-        _from("generation_parts", "removed_methods"),
-        r"_get_logits_warper|greedy_search|_get_stopping_criteria|\.sample\(",
-    ),
-    Shim(
-        "cache_legacy_api",
-        "DynamicCache.from_legacy_cache, to_legacy_cache, get_usable_length, seen_tokens, key_cache, cache[i]",
-        "4.5x to 5.0",
-        _from("cache", "legacy_api"),
-        r"DynamicCache|get_usable_length|from_legacy_cache|seen_tokens|key_cache",
-    ),
-    Shim(
-        "tokenizer_late_vocabulary",
-        "slow tokenizers that set their vocabulary after super().__init__()",
-        "4.34",
-        _from("tokenizer", "late_vocabulary"),
-        r"PreTrainedTokenizer\b",
-    ),
-    Shim(
-        "tokenizer_old_methods",
-        "encode_plus, batch_encode_plus, prepare_for_model, _batch_encode_plus, additional_special_tokens, "
-        "as_target_tokenizer",
-        "5.0",
-        _from("tokenizer", "old_methods"),
-        r"encode_plus|additional_special_tokens|prepare_for_model",
-    ),
-    Shim(
-        "tokenizer_old_signatures",
-        "_pad without padding_side, tokenize and _tokenize that forward or refuse keywords, "
-        "convert_tokens_to_string, _decode",
-        "4.4x to 5.0",
-        _from("tokenizer_text", "old_signatures"),
-        r"def _pad|def tokenize|def _decode",
-    ),
-    Shim(
-        "tokenizer_property_errors",
-        "a property of a tokenizer that fails raises, and does not come back as the property object",
-        "5.0",
-        _from("tokenizer", "property_errors"),
-        r"@property",
-    ),
-    Shim(
-        "fast_tokenizer_converter",
-        "a fast tokenizer's own converter from its slow class, ignored silently since (other ids)",
-        "5.0",
-        _from("tokenizer", "fast_converter"),
-        r"SLOW_TO_FAST_CONVERTERS|slow_tokenizer_class",
-    ),
-    Shim(
-        "sentencepiece_extractor",
-        "SentencePieceExtractor.extract(vocab_scores) returning vocabulary and merges",
-        "5.0",
-        _from("tokenizer", "sentencepiece_extractor"),
-        r"SentencePieceExtractor|SpmConverter",
-    ),
-    Shim(
-        "processor_attributes",
-        "ProcessorMixin with attributes and *_class lists, optional attributes, __call__ defaults",
-        "5.0",
-        _from("processor", "attributes"),
-        r"ProcessorMixin",
-    ),
-)
-
-
-def likely(sources: Iterable[str]) -> tuple[Shim, ...]:
-    """Return the shims that source texts show signs of needing; the plan lists them."""
-    texts = list(sources)
-    return tuple(shim for shim in SHIMS if shim.marker and any(re.search(shim.marker, text) for text in texts))
+SHIMS = tuple(Shim(api.name, api.restores, api.removed_in, _from(*GIVEN_BY[api.name])) for api in LEGACY)
