@@ -38,7 +38,11 @@ def blocks(text: str) -> list[str]:
 
 def commands_in(text: str) -> list[tuple[str, list[str]]]:
     """Every `uncrate NAME ...` in a page's code, with the options that it uses."""
-    code = "\n".join(blocks(text)) + "\n" + "\n".join(re.findall(r"`([^`\n]+)`", text))
+    # In a session only what is typed counts, not what is printed.
+    sessions = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    typed = [line[2:] for session in sessions for line in session.split("\n") if line.startswith("$ ")]
+    shown = [block for block in blocks(text) if block not in sessions]
+    code = "\n".join([*shown, *typed, *re.findall(r"`([^`\n]+)`", text)])
     found = []
     for name, rest in re.findall(r"\buncrate ([a-z]+)\b([^\n|]*)", code):
         words = re.sub(r'"[^"]*"', "", rest).split("   ")[0].split("#")[0]
@@ -111,6 +115,13 @@ def test_the_extra_all_is_all():
     assert Requirement(everything).extras == set(extras) - {"all", "dev"}
 
 
+@pytest.mark.parametrize("page", READMES)
+def test_the_bundled_checkpoints_figure_is_the_measured_one(page):
+    results = (ROOT / "recipes" / "nano" / "RESULTS.md").read_text(encoding="utf-8")
+    (measured,) = re.findall(r"all questions: ([\d.]+)%", results)
+    assert re.findall(r"([\d.]+) %", READMES[page])[0] == measured
+
+
 def test_name_version_licence():
     assert PROJECT["version"] == uncrate.__version__
     assert f"## {uncrate.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -135,9 +146,7 @@ def test_no_file_is_a_drawer_for_everything():
 
 
 def test_nothing_is_left_open_in_the_source():
-    marks = re.compile(
-        r"\b(TODO|FIXME|XXX)\b|except( Exception)?:\s*$|pragma: no cover", re.MULTILINE
-    )
+    marks = re.compile(r"\b(TODO|FIXME|XXX)\b|except( Exception)?:\s*$|pragma: no cover", re.MULTILINE)
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in (ROOT / "src").rglob("*.py")

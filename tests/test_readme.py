@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -63,3 +64,10 @@ def test_the_python_example_runs(page, capsys):
     answers = capsys.readouterr().out
     first, streamed = answers.split("\n", 1)
     assert first and first == streamed.strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_figure_is_the_measured_one(page):
+    tool = runpy.run_path(str(ROOT / "benchmarks" / "readme.py"))
+    (shown,) = tool["TABLE"].findall((ROOT / page).read_text(encoding="utf-8"))
+    assert shown == tool["table"](tool["PAGES"].index(page)), "run: python benchmarks/readme.py"

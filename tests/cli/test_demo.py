@@ -14,9 +14,13 @@ from uncrate.cli.commands import COMMANDS
 
 @pytest.fixture
 def truth() -> dict[str, str]:
-    """The right answers about the demo's picture, written down when it was drawn."""
-    asked = json.loads((demo.PICTURES / "questions.json").read_text(encoding="utf-8"))
-    return {one["question"]: one["answer"] for one in asked[demo.PICTURE.name]}
+    """The right answers about the demo's picture, as they were written down when it was drawn."""
+    asked = json.loads((demo.PICTURES / "questions.json").read_text(encoding="utf-8"))[demo.PICTURE.name]
+    english = next(one["answer"] for one in asked if one["answer"].startswith("There "))
+    chinese = next(one["answer"] for one in asked if re.match(r"有\d个数字：", one["answer"]))
+    red, count = re.search(r"red (\d)", english), re.search(r"\d", english)
+    assert red is not None and count is not None
+    return dict(zip(demo.QUESTIONS, (red[1], count[0], english, chinese), strict=True))
 
 
 def test_the_demo_answers_right_in_both_languages(cli, truth):

@@ -15,8 +15,8 @@ from uncrate.open import inspect, open, plan
 
 WHERE = "nano"
 PICTURES = Path(__file__).parent.parent / "nano" / "pictures"
-PICTURE = PICTURES / "two-digits.png"
-QUESTIONS = ("What digit is red?", "How many digits are there?", "有几个数字？", "红色的数字是几？")
+PICTURE = PICTURES / "three-digits.png"
+QUESTIONS = ("What digit is red?", "有几个数字？", "Describe the picture.", "描述这张图片。")
 _SHOWN = ("model", "weights", "tokenizer", "code", "route", "memory", "code that runs")
 
 

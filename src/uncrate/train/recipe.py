@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from transformers import Seq2SeqTrainingArguments
 
 KEYS = (
-    "data_config",
-    "combine",
-    "freezeV",
-    "freeze",
-    "max_input_length",
-    "max_output_length",
-    "training_args",
-    "peft_config",
-    "quantize",
-    "swanlab",
-)
+    "data_config", "combine", "freezeV", "freeze", "max_input_length",
+    "max_output_length", "training_args", "peft_config", "quantize", "swanlab",
+)  # fmt: skip
 DATA_KEYS = ("train_file", "val_file", "test_file", "num_proc")
 PARTS = ("vision", "projector", "language")
 PEFT_TYPES = ("LORA", "PREFIX_TUNING")
