@@ -10,9 +10,10 @@ from collections import Counter
 from math import prod
 
 from uncrate import devices
+from uncrate.checkpoint.legacy import likely
 from uncrate.checkpoint.manifest import Manifest
 from uncrate.plan.choices import choose_dtype, choose_task, stored_name, weight_problems
-from uncrate.plan.routes import choose_route
+from uncrate.plan.routes import Foreign, choose_route
 from uncrate.plan.values import FLOATS, ITEM_BYTES, Assignment, Options, Plan
 from uncrate.show import size_text
 
@@ -48,9 +49,17 @@ def plan_foreign(manifest: Manifest, options: Options, device: devices.Device) -
         initialised=(),
         left_out=(),
         problems=tuple(problems),
-        notes=notes + route.reachable,
+        notes=notes + route.reachable + _shims(route),
         parameters=manifest.weights.parameters,
         bytes=size,
         mapped=mapped,
         foreign=route,
     )
+
+
+def _shims(route: Foreign) -> tuple[str, ...]:
+    """Say what of older transformers the checkpoint's code seems to lean on; it alone gets that back."""
+    if route.route != "custom":
+        return ()
+    names = [api.name for api in likely(data.decode("utf-8", "replace") for data in route.code.sources.values())]
+    return (f"{len(names)} shims for code written for older transformers: {', '.join(names)}",) if names else ()
