@@ -259,10 +259,10 @@ def test_pickle_and_save(slow, folder, tmp_path):
 
 
 def test_fast_comes_from_the_checkpoints_own_converter(folder, slow):
-    import transformers.convert_slow_tokenizer as shared
+    from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS
 
     fast = load_class(*FILES, "tokenization_letters_fast.LettersTokenizerFast").from_pretrained(str(folder))
-    assert "LettersTokenizer" not in shared.SLOW_TO_FAST_CONVERTERS
+    assert "LettersTokenizer" not in SLOW_TO_FAST_CONVERTERS
     assert fast.encode("ab c") == [4, 6, 7, 5, 8]
     assert fast.encode("ab c", add_special_tokens=False) == slow.encode("ab c", add_special_tokens=False)
     assert fast.batch_encode_plus(["a", "b"])["input_ids"] == [[4, 6], [4, 7]]
