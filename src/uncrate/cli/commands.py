@@ -21,6 +21,7 @@ COMMANDS = {
     "trust": "uncrate.cli.trust",
     "verify": "uncrate.cli.verify",
     "revoke": "uncrate.cli.revoke",
+    "probe": "uncrate.cli.probe",
     "chat": "uncrate.cli.chat",
     "train": "uncrate.cli.train",
     "eval": "uncrate.cli.eval",
