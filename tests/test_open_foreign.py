@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -218,3 +221,74 @@ def test_golden_weights_as_pickle(home):
     torch.save(golden_tensors() | {"transformer.rotary_pos_emb.inv_freq": torch.zeros(4)}, folder / "pytorch_model.bin")
     opened = uncrate.open(str(folder), Options(allow_pickle=True, dtype="bfloat16"))
     assert opened.model.transformer.dtype == torch.bfloat16
+
+
+def test_a_planted_pyc_is_ignored(home):
+    import importlib.util
+    import py_compile
+
+    folder = custom(home)
+    evil = home / "evil.py"
+    evil.write_text("def scale():\n    return 666.0\n")
+    (folder / "__pycache__").mkdir()
+    cached = importlib.util.cache_from_source(str(folder / "scales.py"))
+    py_compile.compile(str(evil), cfile=cached, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    approve(folder)
+    assert uncrate.open(str(folder)).model.scale.item() == 3.0
+
+
+def test_an_altered_store_is_refused_by_other_processes(home):
+    folder = custom(home)
+    approve(folder)
+    opened = uncrate.open(str(folder))
+    (home / "class.pickle").write_bytes(pickle.dumps(type(opened.model)))
+    load = "import pathlib, pickle, sys; pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())"
+    command = [sys.executable, "-c", load, str(home / "class.pickle")]
+    fine = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert fine.returncode == 0, fine.stderr
+    stored = [path for path in (home / "home" / "store").rglob("*") if path.is_file() and b"3.0" in path.read_bytes()]
+    for path in stored:
+        path.chmod(0o600)
+        path.write_bytes(b"def scale():\n    return 666.0\n")
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stored and refused.returncode != 0 and "TrustError" in refused.stderr
+
+
+def test_code_in_another_repository_stays_where_it_was_approved(home, hub):
+    files = {path.name: path.read_bytes() for path in custom(home).iterdir()}
+    other = {name: files.pop(name) for name in ("configuration_x.py", "modeling_x.py", "scales.py")}
+    config = json.loads(files["config.json"])
+    config["auto_map"] = {name: f"other/code--{reference}" for name, reference in config["auto_map"].items()}
+    hub.commit("other/code", other)
+    hub.commit("some/model", files | {"config.json": json.dumps(config).encode()})
+    sha = uncrate.plan("some/model").to_dict()["code"]["closure"][:8]
+    uncrate.trust("some/model", sha=sha)
+    assert uncrate.open("some/model").model.scale.item() == 3.0
+    hub.commit("other/code", {"scales.py": b"raise SystemExit('moved')\n"})  # transformers would run this
+    assert uncrate.open("some/model").model.scale.item() == 3.0
+
+
+OPEN_AND_CHECK = "import sys, uncrate; assert uncrate.open(sys.argv[1]).model.scale.item() == 3.0; print('fine')"
+
+
+@pytest.mark.slow
+def test_sixteen_processes_open_at_once_on_an_empty_store(home):
+    folder = custom(home)
+    approve(folder)
+    shutil.rmtree(home / "home" / "store")
+    command = [sys.executable, "-c", OPEN_AND_CHECK, str(folder)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(16)]
+    for process in started:
+        out, err = process.communicate()
+        assert (process.returncode, out) == (0, "fine\n"), err
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_open_approved_code(home):
+    folder = custom(home)
+    approve(folder)
+    program = home / "program.py"
+    program.write_text(OPEN_AND_CHECK)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program), str(folder)]
+    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("fine") == 2, done.stderr
