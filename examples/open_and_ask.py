@@ -1,6 +1,6 @@
 """Open a checkpoint, see what will be done, ask about a picture.
 
-python examples/open_and_ask.py [WHERE] [PICTURE] [QUESTION]      nano, its first picture, "What digit is red?"
+python examples/open_and_ask.py [WHERE] [PICTURE] [QUESTION]      nano, its picture of three digits, "What digit is red?"
 """
 
 import sys
@@ -10,7 +10,7 @@ import uncrate
 
 
 def main(where: str = "nano", picture: str = "", question: str = "What digit is red?") -> None:
-    picture = picture or str(next((Path(uncrate.__file__).parent / "nano" / "pictures").glob("*.png")))
+    picture = picture or str(Path(uncrate.__file__).parent / "nano" / "pictures" / "three-digits.png")
 
     # Read-only: names, headers and JSON. No weight is read, no code runs, torch is not imported.
     plan = uncrate.plan(where)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,3 +294,16 @@ def test_ranks_of_torchrun_open_approved_code(home):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program), str(folder)]
     done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.count("fine") == 2, done.stderr
+
+
+def test_the_example_that_reviews_and_approves(home, capsys, monkeypatch):
+    folder = custom(home)
+    script = str(Path(__file__).parent.parent / "examples" / "custom_code.py")
+    monkeypatch.setattr(sys, "argv", [script, str(folder)])
+    runpy.run_path(script, run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "modeling_x.py" in shown and "uncrate trust" in shown and not (home / "marker").exists()
+    sha = uncrate.plan(str(folder)).to_dict()["code"]["closure"][:8]
+    monkeypatch.setattr(sys, "argv", [script, str(folder), sha])
+    runpy.run_path(script, run_name="__main__")
+    assert "XModel is open; ran configuration_x.py, modeling_x.py, scales.py" in capsys.readouterr().out
