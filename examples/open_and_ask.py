@@ -1,6 +1,6 @@
 """Open a checkpoint, see what will be done, ask about a picture.
 
-python examples/open_and_ask.py [WHERE] [PICTURE] [QUESTION]      nano, its picture of three digits, "What digit is red?"
+python examples/open_and_ask.py [WHERE] [PICTURE] [QUESTION]    nano, its picture of three digits, "What digit is red?"
 """
 
 import sys
