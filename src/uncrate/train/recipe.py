@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from uncrate.errors import RecipeError, UsageError, escape
 from uncrate.train.arguments import known_arguments, translate
+from uncrate.train.peft_keys import LORA_KEYS, PEFT_TYPES, PREFIX_KEYS
 from uncrate.train.yamlfile import Document, parse_value, read_yaml
 
 if TYPE_CHECKING:
@@ -30,45 +31,7 @@ KEYS = (
 )  # fmt: skip
 DATA_KEYS = ("train_file", "val_file", "test_file", "num_proc")
 PARTS = ("vision", "projector", "language")
-PEFT_TYPES = ("LORA", "PREFIX_TUNING")
 QUANTIZATIONS = ("none", "nf4", "int8", "int4")
-# What PEFT reads of each type, as far as GLM-4's users write it; anything else would be lost without a word.
-LORA_KEYS = (
-    "peft_type",
-    "task_type",
-    "inference_mode",
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "exclude_modules",
-    "bias",
-    "use_rslora",
-    "use_dora",
-    "modules_to_save",
-    "layers_to_transform",
-    "layers_pattern",
-    "rank_pattern",
-    "alpha_pattern",
-    "init_lora_weights",
-    "base_model_name_or_path",
-    "revision",
-    "fan_in_fan_out",
-)
-PREFIX_KEYS = (
-    "peft_type",
-    "task_type",
-    "inference_mode",
-    "num_virtual_tokens",
-    "token_dim",
-    "num_attention_heads",
-    "num_layers",
-    "num_transformer_submodules",
-    "encoder_hidden_size",
-    "prefix_projection",
-    "base_model_name_or_path",
-    "revision",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
