@@ -14,6 +14,7 @@ from uncrate.answers import Answering, AnswerStream, Cancelled, Generation, Mess
 from uncrate.errors import MessageError, TokenizerError, UsageError
 from uncrate.generate.options import Sampling
 from uncrate.plan import Plan
+from uncrate.plan.values import some_of
 from uncrate.runtime.carry_out import Report
 from uncrate.runtime.fill import Filled
 from uncrate.runtime.foreign_open import open_foreign
@@ -39,6 +40,16 @@ class OpenedForeign(Answering):
     def device(self) -> torch.device:
         """Where inputs must be."""
         return torch.device(self.plan.device.name)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the class did with the stored tensors that its user should know: some unused, some initialised."""
+        said = list(self.filled.notes)
+        if self.filled.unexpected:
+            said.append(f"stored, but used by nothing: {some_of(self.filled.unexpected)}")
+        if self.filled.initialised:
+            said.append(f"in no file, so initialised: {some_of(self.filled.initialised)}")
+        return tuple(said)
 
     def prepare(self, conversations: Sequence[Messages]) -> dict[str, Any]:
         """Return the tokenizer's tensors for one conversation, by its chat template, else its plain text."""

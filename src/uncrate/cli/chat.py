@@ -105,8 +105,8 @@ def command(
         opened = open_checkpoint(where, options)
     seconds = time.perf_counter() - start
     chosen, remark = flags.choose(opened.plan.manifest.json_files.get("generation_config.json"))
-    if remark:
-        print(f"note: {remark}", file=sys.stderr)
+    for line in (*([remark] if remark else []), *opened.remarks):
+        print(f"note: {line}", file=sys.stderr)
     if question is not None:
         messages = [{"role": "system", "content": argument_text(system)}] if system else []
         messages.append({"role": "user", "content": question, **({"image": picture} if picture else {})})

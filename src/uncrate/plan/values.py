@@ -186,10 +186,10 @@ class Plan:
                 + (", mapped from the files" if self.mapped else ""),
             ),
         ]
-        rows.append(("code that runs", _some(self.code_will_run, 8) or "none of the checkpoint's"))
+        rows.append(("code that runs", some_of(self.code_will_run, 8) or "none of the checkpoint's"))
         rows += self.foreign.sheet() if self.foreign else []
         if self.initialised:
-            rows.append(("initialised", _some(self.initialised)))
+            rows.append(("initialised", some_of(self.initialised)))
         rows += [("left out", f"{escape(item.name)}: {item.why}") for item in self.left_out[:3]]
         if len(self.left_out) > 3:
             rows.append(("left out", f"and {len(self.left_out) - 3} more"))
@@ -211,6 +211,7 @@ def check(plan: Plan) -> None:
         )
 
 
-def _some(names: tuple[str, ...], limit: int = 3) -> str:
+def some_of(names: tuple[str, ...], limit: int = 3) -> str:
+    """Return the first names, escaped, and how many more there are."""
     shown = ", ".join(escape(name) for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
