@@ -125,6 +125,13 @@ def test_the_planned_bytes_run_even_when_the_files_are_swapped(home):
     assert carry_out(plan).model.scale.item() == 3.0
 
 
+def test_what_nothing_uses_is_told(home):
+    folder = custom(home)
+    save_file(load_file(folder / "model.safetensors") | {"spare.weight": torch.zeros(2)}, folder / "model.safetensors")
+    approve(folder)
+    assert uncrate.open(str(folder)).remarks == ("stored, but used by nothing: spare.weight",)
+
+
 def test_code_that_fails_ends_as_one_sentence(home):
     folder = custom(home)
     (folder / "scales.py").write_text("raise ValueError('no')\n")

@@ -76,6 +76,11 @@ class Answering(ABC):
         return f"<{type(self).__name__} {self.plan.asked.source}>"
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know that the plan could not: nothing, where the plan knows all."""
+        return ()
+
+    @property
     def sampling(self) -> Sampling:
         """How the checkpoint's generation_config.json wants tokens chosen; greedy where it does not say."""
         return from_generation_config(self.plan.manifest.json_files.get("generation_config.json"))
