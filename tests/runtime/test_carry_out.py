@@ -125,3 +125,15 @@ print(loaded - before)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(out) < 0.15 * size
+
+
+def test_converted_parameters_have_memory_of_their_own(tmp_path):
+    """safetensors refuses to save tensors that share a block of memory."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = random_tensors(TEXT)
+    where = str(write_checkpoint(tmp_path / "c", TEXT, tensors))
+    model = uncrate.open(where, Options(dtype="bfloat16")).model
+    save_file(model.state_dict(), tmp_path / "again.safetensors")
+    again = load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(again[name], tensor.bfloat16()) for name, tensor in tensors.items())
