@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from uncrate.train.records import open_records
 from uncrate.train.recipe import FinetuningConfig
+from uncrate.train.records import open_records
 from uncrate.train.rows import Limits
 from uncrate.train.survey import Reading, messages_of, survey
 from uncrate.train.tokenizers import open_words
