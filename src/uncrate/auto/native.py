@@ -60,16 +60,9 @@ def build_native(
 
 
 def filled(plan: Plan, mapped: Mapped, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Return the plan's parameters by name, views of the mapped files where they need no conversion.
-
-    Converted ones have memory of their own each: transformers takes tensors of one block for tied, and copies all of
-    them before it saves.
-    """
+    """Return the plan's parameters by name, views of the mapped files where they need no conversion."""
     entries = [(item.parameter, item.tensor) for item in plan.assignments]
-    if device.type != "cpu":
-        return read_tensors(entries, mapped, dtype=dtype, device=device)
-    stored = read_tensors(entries, mapped, dtype=None, device=device)
-    return {name: stored.pop(name).to(dtype) for name in list(stored)}
+    return read_tensors(entries, mapped, dtype=dtype, device=device)
 
 
 def quantizable(plan: Plan, mapped: Mapped, config: ChatGLMConfig) -> dict[str, Tensor]:
