@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from uncrate.checkpoint.source import HubSource, LocalSource
 from uncrate.errors import TrustError, UsageError
-from uncrate.trust.approve import approve, lock_for, verify
+from uncrate.trust.approve import approve, lock_for, revoke, verify
 from uncrate.trust.lock import NAME, find_lock, load_lock, read_lock
 from uncrate.trust.lockfile import (
     Approved,
+    LockedBase,
     LockedEntry,
     LockedFile,
     LockedRedirect,
@@ -31,6 +32,7 @@ from uncrate.trust.lockwrite import write_atomically, writing
 
 SHA = "a" * 64
 WHEN = "2026-01-31T12:00:00Z"
+BASE = LockedBase("/share/models/glm", "owner/model", "d" * 40, "eve", WHEN, "the folder is gone")
 
 
 def approved(**changes: Any) -> Approved:
@@ -50,15 +52,16 @@ def approved(**changes: Any) -> Approved:
 
 
 def text() -> str:
-    return format_lock((approved(),), (Revocation(SHA, "bob", WHEN, "sends keys"),))
+    return format_lock((approved(),), (Revocation(SHA, "bob", WHEN, "sends keys"),), (BASE,))
 
 
 def test_a_lock_reads_back_as_it_was_written() -> None:
-    approvals, revocations = parse_lock(text().encode(), "lock")
+    approvals, revocations, bases = parse_lock(text().encode(), "lock")
     assert approvals == (approved(),)
     assert revocations == (Revocation(SHA, "bob", WHEN, "sends keys"),)
-    assert format_lock(approvals, revocations) == text()
-    assert parse_lock(b"", "lock") == parse_lock(b"# nothing yet\n", "lock") == ((), ())
+    assert bases == (BASE,)
+    assert format_lock(approvals, revocations, bases) == text()
+    assert parse_lock(b"", "lock") == parse_lock(b"# nothing yet\n", "lock") == ((), (), ())
 
 
 words = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
@@ -68,6 +71,24 @@ words = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 def test_any_words_survive(note: str, who: str, source: str) -> None:
     entry = approved(note=note, who=who, source=source)
     assert parse_lock(format_lock((entry,), ()).encode(), "lock")[0] == (entry,)
+
+
+def test_a_lock_without_bases_is_written_as_ever(make: Any, tmp_path: Path) -> None:
+    plain = text()[: text().index("\n[[base]]")]
+    assert format_lock(*parse_lock(plain.encode(), "lock")) == plain
+    assert format_lock((approved(),), (Revocation(SHA, "bob", WHEN, "sends keys"),)) == plain
+    # An approval written after it adds its own lines and changes none; bases stay when there are some.
+    for before in (plain, text()):
+        path = tmp_path / NAME
+        path.write_text(before)
+        code, source = make()
+        approve(code, sha=code.closure, source=source, lock_path=path)
+        after = path.read_text()
+        added = after[after.rindex("\n[[approval]]") : after.index("\n[[revocation]]")]
+        assert code.closure in added and after.replace(added, "") == before
+        assert read_lock(path).bases == (() if before == plain else (BASE,))
+        revoke("e" * 64, lock_path=path)
+        assert read_lock(path).bases == (() if before == plain else (BASE,))
 
 
 @given(st.text(st.characters()))
@@ -99,6 +120,21 @@ def test_any_text_is_one_toml_string(value: str) -> None:
         (lambda t: t.replace("redirect = [", "redirect = [3,"), "must be a list of tables"),
         (lambda t: t + "x = " + "[" * 5_000 + "]" * 5_000, "not TOML"),
         (lambda t: "\x00" + t, "not TOML"),
+        (lambda t: t.replace("[[base]]", "[base]"), "base of the lock must be a list"),
+        (lambda t: t + 'sha256 = "x"\n', "base 1 has the unknown key sha256"),
+        (lambda t: t.replace('repo = "owner/model"\n', ""), "base 1 has no repo"),
+        (lambda t: t.replace('repo = "owner/model"', "repo = 3"), "repo of base 1 must be text"),
+        (lambda t: t.replace("owner/model", "owner/model@main"), "repo of base 1 must be OWNER/NAME"),
+        (lambda t: t.replace("owner/model", "https://huggingface.co/owner/model"), "repo of base 1 must be"),
+        (lambda t: t.replace("owner/model", "./model"), "repo of base 1 must be"),
+        (lambda t: t.replace("owner/model", "model"), "repo of base 1 must be"),
+        (lambda t: t.replace("d" * 40, "main"), "commit of base 1 must be 40"),
+        (lambda t: t.replace("d" * 40, "D" * 40), "commit of base 1 must be 40"),
+        (lambda t: t.replace("d" * 40, "d" * 41), "commit of base 1 must be 40"),
+        (lambda t: t.replace("/share/models/glm", ""), "target of base 1 must be 1 to 4,096"),
+        (lambda t: t.replace("/share/models/glm", "x" * 4097), "target of base 1 must be 1 to 4,096"),
+        (lambda t: t.replace("/share/models/glm", "\\u001b[31m"), "target of base 1 must be"),
+        (lambda t: t + t[t.index("[[base]]") :], "base 2 has the target of another"),
         (lambda t: t + "#" * (17 << 20), "larger than"),
     ],
 )
@@ -111,7 +147,7 @@ def test_a_lock_that_was_tampered_with_is_refused(change: Any, says: str, tmp_pa
     assert str(caught.value).replace("\n", "").isprintable()
 
 
-@given(st.binary(max_size=60), st.integers(0, 900), st.integers(0, 60))
+@given(st.binary(max_size=60), st.integers(0, 1200), st.integers(0, 60))
 def test_any_mutation_is_read_or_a_typed_error(data: bytes, place: int, length: int) -> None:
     whole = text().encode()
     try:

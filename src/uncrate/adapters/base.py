@@ -1,8 +1,9 @@
 """From an adapter to the model that it stands on: who may name it, and how a dead name is found again.
 
-`Options.base` (the caller) beats what adapter_config.json names. What that names is followed on the hub, and from a
-folder of this machine also as a folder of this machine; never does an adapter from the hub choose a folder here. Both
-are data: code of a base runs only when the lock approves it, as of any checkpoint.
+`Options.base` (the caller) comes first, then a base that the user's uncrate.lock pins, then what adapter_config.json
+names. What that names is followed on the hub, and from a folder of this machine also as a folder of this machine; never
+does an adapter from the hub choose a folder here. Code of a base runs only when the lock approves it, as of any
+checkpoint: naming or pinning a base approves none.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uncrate.checkpoint.adapter import FILE
 from uncrate.checkpoint.manifest import Manifest, read_manifest
 from uncrate.checkpoint.source import HubSource, LocalSource, Source, parse_source
 from uncrate.errors import AdapterError, CheckpointError, HubError, SourceError, UsageError, escape
 
+if TYPE_CHECKING:
+    from uncrate.trust.lockfile import LockedBase
+
 MAX_CHAIN = 8
 # Who named the base of an adapter that was put on an opened model.
 CALLER = "the caller"
+# Who named a base that uncrate.lock pins.
+LOCK = "the lock"
 # One publisher under three names: the hub redirects the first to the second, ModelScope knows the third.
 ALIASES = ("zai-org", "THUDM", "ZhipuAI")
 
@@ -118,9 +125,21 @@ def _read_base(adapter: Manifest, chosen: str | None) -> tuple[Manifest, str, li
         return base, "--base", note
     if named is None:
         raise AdapterError("the adapter does not name its base", where=_where(adapter), next=_hint(None))
+    # Only an adapter needs the lock here: a plain checkpoint never pays for reading one.
+    from uncrate.trust.approve import lock_for
+
+    lock = lock_for(adapter.source)
+    told = list(lock.notes)
+    pin = _pinned(named, lock.bases)
+    if pin is not None:
+        told.append(f"base pinned by {escape(str(lock.path), 400)}: {escape(named)} -> {pin.shown}")
+        asked = adapter.adapter.config.get("revision")
+        if isinstance(asked, str) and asked and asked != pin.commit:
+            told.append(f"{FILE} asks for revision {escape(asked)} of its base; the lock's commit is used")
+        return _read_pinned(adapter, pin, str(lock.path)), LOCK, told
     source = _parse(adapter, named)
     if isinstance(source, LocalSource):
-        return _read_folder(adapter, source, named), FILE, []
+        return _read_folder(adapter, source, named), FILE, told
     if isinstance(adapter.source, HubSource):
         source = replace(source, access=adapter.source.access)
     revision = adapter.adapter.config.get("revision")
@@ -135,8 +154,43 @@ def _read_base(adapter: Manifest, chosen: str | None) -> tuple[Manifest, str, li
             why=error.why,
             next=_hint(named),
         ) from error
-    notes = [] if source.pinned else [f"the base {escape(named)} moves; this is commit {(base.commit or '')[:12]}"]
-    return base, FILE, notes
+    if not source.pinned:
+        told.append(f"the base {escape(named)} moves; this is commit {(base.commit or '')[:12]}")
+    return base, FILE, told
+
+
+def _pinned(named: str, bases: Sequence[LockedBase]) -> LockedBase | None:
+    """The lock's entry for a base: of the same text, else the newest of the same model by a publisher's other name."""
+    for base in bases:
+        if base.target == named:
+            return base
+    model = _hub_model(named)
+    return next((base for base in reversed(bases) if model and _hub_model(base.target) == model), None)
+
+
+def _hub_model(text: str) -> tuple[str, str | None] | None:
+    """A hub id without its publisher's choice of name, and the revision; None for a folder or what is neither."""
+    try:
+        source = parse_source(text)
+    except UsageError:
+        return None
+    return (_plain(source.repo), source.revision) if isinstance(source, HubSource) else None
+
+
+def _read_pinned(adapter: Manifest, pin: LockedBase, lock: str) -> Manifest:
+    """Open exactly what the lock says: no other name of the publisher is tried."""
+    source = HubSource(pin.repo, pin.commit)
+    if isinstance(adapter.source, HubSource):
+        source = replace(source, access=adapter.source.access)
+    try:
+        return read_manifest(source)
+    except HubError as error:
+        raise AdapterError(
+            f"the base {pin.shown} cannot be reached: {error.what}; {escape(lock, 400)} pins it",
+            where=_where(adapter),
+            why=error.why,
+            next="pin another: uncrate trust ADAPTER --base OWNER/NAME, or name the base: --base MODEL",
+        ) from error
 
 
 def _parse(adapter: Manifest, named: str) -> Source:

@@ -12,7 +12,15 @@ from uncrate import settings
 from uncrate.checkpoint.source import LocalSource, Source
 from uncrate.errors import CodeError, NotApproved, TrustError, UsageError, escape
 from uncrate.trust.lock import Approval, Lock, load_lock, read_lock
-from uncrate.trust.lockfile import Approved, LockedEntry, LockedFile, LockedRedirect, Revocation, format_lock
+from uncrate.trust.lockfile import (
+    Approved,
+    LockedBase,
+    LockedEntry,
+    LockedFile,
+    LockedRedirect,
+    Revocation,
+    format_lock,
+)
 from uncrate.trust.lockwrite import write_atomically, writing
 from uncrate.trust.store import Store
 
@@ -82,11 +90,38 @@ def approve(
     with writing(lock.path):
         now = read_lock(lock.path) if lock.path.exists() else Lock(lock.path)
         if all(approval.closure != entry.closure for approval in now.approvals):
-            write_atomically(lock.path, format_lock((*now.approvals, entry), now.revocations))
+            write_atomically(lock.path, format_lock((*now.approvals, entry), now.revocations, now.bases))
     status = lock_for(source, lock_path=lock_path).status(code)
     return (
         replace(status, notes=(*status.notes, f"the approved bytes are not kept: {unstored}")) if unstored else status
     )
+
+
+def write_base(
+    target: str,
+    *,
+    repo: str,
+    commit: str,
+    source: Source | None = None,
+    who: str | None = None,
+    note: str = "",
+    lock_path: Path | None = None,
+) -> tuple[LockedBase, Lock]:
+    """Pin what adapters call `target` to one commit of a hub id, in place of an older pin; return it and the lock.
+
+    `source` is the adapter. No code is approved by it. A pin that says the same already stays as it is.
+    """
+    entry = LockedBase(target, repo, commit, who or settings.user_name(), utc_now(), note)
+    path = lock_for(source, lock_path=lock_path).path
+    with writing(path):
+        now = read_lock(path) if path.exists() else Lock(path)
+        standing = next((base for base in now.bases if base.target == target), None)
+        if standing is not None and standing.shown == entry.shown:
+            entry = standing
+        else:
+            bases = (*(base for base in now.bases if base is not standing), entry)
+            write_atomically(path, format_lock(now.approvals, now.revocations, bases))
+    return entry, lock_for(source, lock_path=lock_path)
 
 
 def revoke(
@@ -115,7 +150,7 @@ def revoke(
         standing = {revocation.sha256 for revocation in now.revocations}
         new = [Revocation(full, who or settings.user_name(), utc_now(), note) for full in found if full not in standing]
         if new:
-            write_atomically(lock.path, format_lock(now.approvals, (*now.revocations, *new)))
+            write_atomically(lock.path, format_lock(now.approvals, (*now.revocations, *new), now.bases))
     return tuple(found)
 
 

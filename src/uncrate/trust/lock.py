@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uncrate import settings
 from uncrate.errors import NotApproved, TrustError, UsageError, escape
-from uncrate.trust.lockfile import LIMIT, Approved, Revocation, parse_lock
+from uncrate.trust.lockfile import LIMIT, Approved, LockedBase, Revocation, parse_lock
 
 if TYPE_CHECKING:
     from uncrate.checkpoint.code import Code
@@ -87,12 +87,16 @@ class Approval:
 
 @dataclass(frozen=True)
 class Lock:
-    """The approvals of one lock file and the revocations that hold; `path` is where a new approval would be written."""
+    """The approvals of one lock file and the revocations that hold; `path` is where a new approval would be written.
+
+    `bases` say which model adapters are opened on; they approve no code.
+    """
 
     path: Path
     approvals: tuple[Approved, ...] = ()
     revocations: tuple[Revocation, ...] = ()
     notes: tuple[str, ...] = ()
+    bases: tuple[LockedBase, ...] = ()
 
     def status(self, code: Code) -> Approval:
         """Return whether `code` may run. A revocation of the closure, or of a file in it, beats every approval."""
@@ -195,7 +199,7 @@ def load_lock(*, checkpoint: Path | None = None, path: Path | None = None, start
     lock = read_lock(found, notes) if found is not None and found.exists() else Lock(found or home, notes=notes)
     if found is not None and home.exists() and not (found.exists() and found.samefile(home)):
         own = read_lock(home)
-        lock = Lock(lock.path, lock.approvals, (*lock.revocations, *own.revocations), lock.notes)
+        lock = replace(lock, revocations=(*lock.revocations, *own.revocations))
     return lock
 
 
@@ -210,8 +214,8 @@ def read_lock(path: Path, notes: tuple[str, ...] = ()) -> Lock:
             data = file.read(LIMIT + 1)
     except OSError as error:
         raise TrustError("the lock cannot be read", where=escape(str(path), 400), why=error.strerror) from error
-    approvals, revocations = parse_lock(data, escape(str(path), 400))
-    return Lock(path, approvals, revocations, notes)
+    approvals, revocations, bases = parse_lock(data, escape(str(path), 400))
+    return Lock(path, approvals, revocations, notes, bases)
 
 
 def is_inside(path: Path, checkpoint: Path) -> bool:

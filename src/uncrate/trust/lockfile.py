@@ -15,6 +15,12 @@ redirect = [{ kind, target, named_by, commit }]
 [[revocation]]
 sha256 = "..."                   # of a closure or of a file
 who, when, note
+
+[[base]]
+target = "/share/glm-4v-9b"      # what an adapter says it stands on, as it says it
+repo = "owner/name"              # the model that it is opened on instead, at exactly this commit
+commit = "0123..."
+who, when, note
 """
 
 from __future__ import annotations
@@ -24,11 +30,13 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from uncrate.errors import TrustError, escape
+from uncrate.checkpoint.source import COMMIT, HubSource, parse_source
+from uncrate.errors import TrustError, UsageError, escape
 from uncrate.trust.closure import closure_hash
 
 VERSION = 1
 LIMIT = 16 << 20
+MAX_TARGET = 4096  # as long as an adapter may say it
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _HEADER = "# Code of checkpoints that may run as you. Written by `uncrate trust` and `uncrate revoke`.\n"
@@ -95,11 +103,28 @@ class Revocation:
         return f"{self.sha256[:8]} ({escape(self.note)})" if self.note else self.sha256[:8]
 
 
-def parse_lock(data: bytes, where: str) -> tuple[tuple[Approved, ...], tuple[Revocation, ...]]:
-    """Return the approvals and revocations in the bytes of a lock. An empty file is an empty lock.
+@dataclass(frozen=True)
+class LockedBase:
+    """The model under adapters that name `target`: a hub id at one commit. It approves no code."""
+
+    target: str
+    repo: str
+    commit: str
+    who: str
+    when: str
+    note: str
+
+    @property
+    def shown(self) -> str:
+        """Where the base is, as the hub id and commit that open it."""
+        return f"{self.repo}@{self.commit}"
+
+
+def parse_lock(data: bytes, where: str) -> tuple[tuple[Approved, ...], tuple[Revocation, ...], tuple[LockedBase, ...]]:
+    """Return the approvals, revocations and bases in the bytes of a lock. An empty file is an empty lock.
 
     Raises TrustError: too large, not TOML (with the line), an unknown or missing key, a wrong type, another version, a
-    closure hash that is not that of its own files and entry points.
+    closure hash that is not that of its own files and entry points, a base that is no hub id at a commit.
     """
     if len(data) > LIMIT:
         raise TrustError(f"the lock is larger than {LIMIT:,} bytes", where=where, next=_NEXT)
@@ -108,8 +133,8 @@ def parse_lock(data: bytes, where: str) -> tuple[tuple[Approved, ...], tuple[Rev
     except (ValueError, RecursionError) as error:
         raise TrustError(f"the lock is not TOML: {escape(str(error), 200)}", where=where, next=_NEXT) from None
     if not document:
-        return (), ()
-    _keys(document, {"version"}, {"approval", "revocation"}, where, "the lock")
+        return (), (), ()
+    _keys(document, {"version"}, {"approval", "revocation", "base"}, where, "the lock")
     if type(document["version"]) is not int or document["version"] != VERSION:
         raise TrustError(
             f"the lock has version {escape(document['version'])}; this uncrate reads {VERSION}",
@@ -124,7 +149,13 @@ def parse_lock(data: bytes, where: str) -> tuple[tuple[Approved, ...], tuple[Rev
         _revocation(table, where, f"revocation {n}")
         for n, table in enumerate(_tables(document, "revocation", where, "the lock"), 1)
     ]
-    return tuple(approvals), tuple(revocations)
+    bases: dict[str, LockedBase] = {}
+    for n, table in enumerate(_tables(document, "base", where, "the lock"), 1):
+        base = _base(table, where, f"base {n}")
+        if base.target in bases:
+            raise TrustError(f"base {n} has the target of another: {escape(base.target)}", where=where, next=_NEXT)
+        bases[base.target] = base
+    return tuple(approvals), tuple(revocations), tuple(bases.values())
 
 
 def _approval(table: dict[str, Any], where: str, name: str) -> Approved:
@@ -176,6 +207,29 @@ def _revocation(table: dict[str, Any], where: str, name: str) -> Revocation:
     return Revocation(**{key: _text(table, key, where, name) for key in table})
 
 
+def _base(table: dict[str, Any], where: str, name: str) -> LockedBase:
+    _keys(table, {"target", "repo", "commit", "who", "when", "note"}, set(), where, name)
+    found = LockedBase(**{key: _text(table, key, where, name) for key in table})
+    if not found.target or len(found.target) > MAX_TARGET or not found.target.isprintable():
+        rule = f"1 to {MAX_TARGET:,} printable characters"
+        raise TrustError(f"target of {name} must be {rule}, and is {escape(found.target)}", where=where, next=_NEXT)
+    if not COMMIT.fullmatch(found.commit):
+        rule = "40 lower-case hexadecimal digits"
+        raise TrustError(f"commit of {name} must be {rule}, and is {escape(found.commit)}", where=where, next=_NEXT)
+    if not _is_hub_id(found.repo):
+        raise TrustError(f"repo of {name} must be OWNER/NAME, and is {escape(found.repo)}", where=where, next=_NEXT)
+    return found
+
+
+def _is_hub_id(text: str) -> bool:
+    try:
+        source = parse_source(text)
+    except UsageError:
+        return False
+    # A web address parses too, and a branch would move: neither is a bare hub id.
+    return isinstance(source, HubSource) and source.revision is None and str(source) == text
+
+
 def _keys(table: dict[str, Any], needed: set[str], allowed: set[str], where: str, name: str) -> None:
     for key in sorted(needed - set(table)):
         raise TrustError(f"{name} has no {key}", where=where, next=_NEXT)
@@ -201,7 +255,9 @@ def _text(table: dict[str, Any], key: str, where: str, name: str) -> str:
     return value
 
 
-def format_lock(approvals: tuple[Approved, ...], revocations: tuple[Revocation, ...]) -> str:
+def format_lock(
+    approvals: tuple[Approved, ...], revocations: tuple[Revocation, ...], bases: tuple[LockedBase, ...] = ()
+) -> str:
     """Return the canonical text of a lock: equal locks give equal bytes, one more entry changes only its own lines."""
     lines = [_HEADER, f"version = {VERSION}\n"]
     for approved in approvals:
@@ -214,6 +270,10 @@ def format_lock(approvals: tuple[Approved, ...], revocations: tuple[Revocation, 
     for revocation in revocations:
         lines.append("\n[[revocation]]\n")
         lines += [f"{key} = {quote(getattr(revocation, key))}\n" for key in ("sha256", "who", "when", "note")]
+    for base in bases:
+        lines.append("\n[[base]]\n")
+        keys = ("target", "repo", "commit", "who", "when", "note")
+        lines += [f"{key} = {quote(getattr(base, key))}\n" for key in keys]
     return "".join(lines)
 
 
