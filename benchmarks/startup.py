@@ -5,7 +5,7 @@
 The checkpoint is made here: a GLM-4 text config with about so many tensors, in four shards. `uncrate inspect` reads the
 config, every tensor's name, dtype, shape and byte range, and prints them as a sheet; `AutoConfig.from_pretrained` reads
 the config of the same size in transformers' own Glm layout. Commands are interleaved, the files are in the page cache.
-Each figure is the least of the repeats, since neighbours on the machine can only add; processor seconds stand beside
+Each figure is the median of the repeats; processor seconds, which busy neighbours do not change, stand beside
 the seconds on the clock, and the ratio is theirs. Results go to benchmarks/results/startup.json.
 """
 
@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -118,13 +119,16 @@ def measure(folder: Path, tensors: int, repeats: int) -> dict[str, object]:
             took = seconds(command)
             if repeat:  # the first round only warms caches
                 times[name].append(took)
-    least = [{name: round(min(pair[part] for pair in pairs), 4) for name, pairs in times.items()} for part in (0, 1)]
+    medians = [
+        {name: round(statistics.median(pair[part] for pair in pairs), 4) for name, pairs in times.items()}
+        for part in (0, 1)
+    ]
     return {
         "tensors": count,
         "repeats": repeats,
-        "seconds": least[0],
-        "processor_seconds": least[1],
-        "ratio": round(least[1]["uncrate inspect"] / least[1]["transformers AutoConfig"], 4),
+        "seconds": medians[0],
+        "processor_seconds": medians[1],
+        "ratio": round(medians[1]["uncrate inspect"] / medians[1]["transformers AutoConfig"], 4),
         "versions": {name: metadata.version(name) for name in ("transformers", "torch", "typer")},
         "python": platform.python_version(),
         "cores": os.cpu_count(),
