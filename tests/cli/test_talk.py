@@ -294,8 +294,8 @@ def test_on_a_terminal(process_environment, golden):
         screen.type("/set temperature 0\n")
         screen.wait_for("temperature: 0.0")
         screen.wait_for(talk.PROMPT)
-        screen.type("你好\n")
-        screen.wait_for("你好")
+        screen.type("hello\n")
+        screen.wait_for("hello")
         # The first Ctrl-C may still meet the answer and only stop that; one at the prompt leaves.
         for _ in range(30):
             screen.process.send_signal(signal.SIGINT)
