@@ -125,7 +125,8 @@ def tokenizer_config_json(sizes: Sizes) -> dict[str, Any]:
 def write_small_files(folder: Path, sizes: Sizes, tokenizer_model: str) -> None:
     """Everything but the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    generation = {"_from_model_config": True, **_ends(), "transformers_version": "4.44.2"}
+    # As on the hub, generation_config.json says how answers are drawn: here the likeliest word, the figures' own way.
+    generation = {"_from_model_config": True, "do_sample": False, **_ends(), "transformers_version": "4.44.2"}
     _write_json(folder / "config.json", config_json(sizes))
     _write_json(folder / "generation_config.json", generation)
     _write_json(folder / "tokenizer_config.json", tokenizer_config_json(sizes))
