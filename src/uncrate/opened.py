@@ -72,6 +72,19 @@ class Opened(Answering):
         layout = self.tokenizer.eos_ids if self.tokenizer else ()
         return frozenset((*listed, *self.config.eos_token_ids, *layout))
 
+    @property
+    def limits(self) -> Limits:
+        """The model's sizes that generation needs."""
+        config = self.config
+        return Limits(
+            layers=config.num_layers,
+            groups=config.kv_groups,
+            channels=config.kv_channels,
+            words=config.padded_vocab_size,
+            longest=config.seq_length,
+            picture_positions=config.vision.image_tokens - 1 if config.vision else 0,
+        )
+
     def prepare(self, conversations: Sequence[Messages]) -> dict[str, Tensor]:
         """Return model inputs for conversations: input_ids, attention_mask, position_ids [B, T], images [N, 3, S, S].
 
@@ -97,18 +110,9 @@ class Opened(Answering):
         return Stream(self, self.prepare([messages]), sampling, cancelled)
 
     def _decode(self, inputs: dict[str, Tensor], sampling: Sampling, cancelled: Cancelled) -> Iterator[Decoded]:
-        config = self.config
-        limits = Limits(
-            layers=config.num_layers,
-            groups=config.kv_groups,
-            channels=config.kv_channels,
-            words=config.padded_vocab_size,
-            longest=config.seq_length,
-            picture_positions=config.vision.image_tokens - 1 if config.vision else 0,
-        )
         if self.plan.task != "causal":
             raise UsageError("a classifier gives classes, not text", next="call opened.model(**opened.prepare(...))")
-        return decode(self.model, inputs, sampling, limits, self.stop_ids, cancelled)
+        return decode(self.model, inputs, sampling, self.limits, self.stop_ids, cancelled)
 
     def _answer(self, decoded: Decoded, row: int, prompt_tokens: int) -> Generation:
         tokens = tuple(decoded.rows[row].tokens)

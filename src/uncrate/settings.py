@@ -67,15 +67,6 @@ def user_name() -> str:
     return "unknown"
 
 
-def chinese() -> bool:
-    """Whether the user reads Chinese: `UNCRATE_LANG`, else `LC_ALL`, `LC_MESSAGES`, `LANG` start with 'zh'."""
-    for name in ("UNCRATE_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
-        value = os.environ.get(name)
-        if value:
-            return value.lower().startswith("zh")
-    return False
-
-
 def interactive() -> bool:
     """Whether a person sits at a terminal: stdin and stderr are both one."""
     return sys.stdin.isatty() and sys.stderr.isatty()

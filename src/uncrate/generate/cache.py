@@ -72,13 +72,3 @@ class KVCache:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         if self._mask is not None:
             self._mask = self._mask[rows]
-
-    def crop(self, length: int) -> None:
-        """Forget all positions from `length` on."""
-        self.length = min(length, self.length)
-        if self._mask is not None:
-            self._mask = self._mask[:, : self.length]
-
-    @property
-    def bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()

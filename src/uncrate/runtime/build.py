@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from uncrate.runtime.empty import NoInitialisationOnMeta
 
 TORCH_NAMES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -22,23 +23,9 @@ def load_native_class(reference: str) -> type[nn.Module]:
     return cls
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Makes `torch.nn.init` do nothing: on the meta device there is nothing to fill, and the first fill there would
-    import torch._dynamo, 1.3 s.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def build_empty(cls: Callable[[Any], nn.Module], config: Any) -> nn.Module:
     """Return the model with every parameter on the meta device: shapes, no memory."""
-    with torch.device("meta"), _NoInitialisation():
+    with torch.device("meta"), NoInitialisationOnMeta():
         return cls(config)
 
 

@@ -27,8 +27,11 @@ from torch.overrides import TorchFunctionMode
 NUMBER = "_uncrate_number"
 
 
-class _NoInitialisationOnMeta(TorchFunctionMode):
-    """Skip `torch.nn.init` for tensors without memory; everything else runs."""
+class NoInitialisationOnMeta(TorchFunctionMode):
+    """Skip `torch.nn.init` for tensors without memory; everything else runs.
+
+    There is nothing to fill, and the first fill on meta would import torch._dynamo, 1.3 s.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -74,7 +77,7 @@ def parameters_on_meta(keep: frozenset[int] = frozenset()) -> Iterator[None]:
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
     try:
-        with _NoInitialisationOnMeta():
+        with NoInitialisationOnMeta():
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uncrate.errors import ConfigError, RecipeError, UsageError, escape
-from uncrate.generate.loop import Limits, decode
+from uncrate.generate.loop import decode
 from uncrate.generate.options import Sampling, from_generation_config
 from uncrate.opened import AnswerText, Opened
 from uncrate.train.rows import IGNORED
@@ -44,19 +44,11 @@ class Answerer:
     """Generates with the modules that are being trained, adapters included."""
 
     def __init__(self, opened: Opened, sampling: Sampling) -> None:
-        config = opened.config
         self._model: nn.Module = opened.model
         self._sampling = sampling
         self._tokenizer = opened.tokenizer
         self._stop_ids = opened.stop_ids
-        self._limits = Limits(
-            layers=config.num_layers,
-            groups=config.kv_groups,
-            channels=config.kv_channels,
-            words=config.padded_vocab_size,
-            longest=config.seq_length,
-            picture_positions=config.vision.image_tokens - 1 if config.vision else 0,
-        )
+        self._limits = opened.limits
 
     def tokens(self, batch: Mapping[str, Tensor]) -> list[list[int]]:
         """Return the answers to the prompts of a batch of pairs, each with its stop token where one was drawn."""
